@@ -1,0 +1,1 @@
+"""Frozen values and pure rules. Standard library only; no IO."""

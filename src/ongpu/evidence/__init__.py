@@ -1,0 +1,1 @@
+"""Journal, seal, redaction and the checker that trusts nothing."""

@@ -1,0 +1,1 @@
+"""The reference training pipeline: imports torch, and nothing of ongpu but ``domain`` and ``errors``."""
