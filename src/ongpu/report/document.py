@@ -1,0 +1,88 @@
+"""A command's answer as its one JSON document, and the JSON Schema of that document.
+
+The value classes of the floors below are the contract: the document is the value's own fields behind
+``"schema": "ongpu/<command>/1"``. Compute capabilities and code targets travel as their text.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
+
+import msgspec
+
+from ongpu.domain.arch import CodeTarget, ComputeCapability
+from ongpu.domain.plain import plain
+from ongpu.errors import UsageError
+
+_T = TypeVar("_T")
+_AS_TEXT = (ComputeCapability, CodeTarget)
+
+
+def schema_name(command: str) -> str:
+    """``ongpu/probe/1``."""
+    return f"ongpu/{command}/1"
+
+
+def to_document(command: str, value: object) -> dict[str, Any]:
+    """The document of a value: plain dicts, lists, text and numbers, ``schema`` first."""
+    fields = plain(value)
+    if not isinstance(fields, dict):
+        raise TypeError(f"the document of {command} must be an object, not {type(fields).__name__}")
+    return {"schema": schema_name(command), **fields}
+
+
+def to_json(command: str, value: object) -> str:
+    """The document as text, indented by two, with a final newline."""
+    return json.dumps(to_document(command, value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(data: bytes, kind: type[_T], *, what: str) -> _T:
+    """Read a value back from a document or from its bare fields.
+
+    Raises :class:`UsageError` with the path of the bad value; ``what`` names the input for people.
+    """
+    try:
+        raw = msgspec.json.decode(data)
+        if isinstance(raw, dict):
+            raw.pop("schema", None)
+        return msgspec.convert(raw, kind, dec_hook=_decode, strict=True)
+    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
+        raise UsageError(
+            f"{what} is not a {kind.__name__.lower()} document: {error}.",
+            next_step="Give a file that this version of ongpu wrote.",
+        ) from error
+
+
+def schema(command: str, kind: type) -> dict[str, Any]:
+    """The JSON Schema of a command's document (draft 2020-12)."""
+    made = msgspec.json.schema(kind, schema_hook=_describe)
+    definitions = dict(made.get("$defs", {}))
+    reference = str(made.get("$ref", "")).rsplit("/", 1)[-1]
+    body = dict(definitions.pop(reference)) if reference else dict(made)
+    for one in (body, *definitions.values()):
+        if "properties" in one:
+            one["required"] = list(one["properties"])  # a document always carries every field, null where unread
+    body["properties"] = {"schema": {"const": schema_name(command)}, **body.get("properties", {})}
+    body["required"] = ["schema", *body["required"]]
+    body["title"] = schema_name(command)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **body, "$defs": definitions}
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind in _AS_TEXT and isinstance(value, str):
+        return kind.parse(value)
+    if issubclass(kind, PurePath) and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"no way to read a {kind.__name__}")
+
+
+def _describe(kind: type) -> dict[str, Any]:
+    if kind is ComputeCapability:
+        return {"type": "string", "pattern": r"^\d{1,2}\.\d$"}
+    if kind is CodeTarget:
+        return {"type": "string", "pattern": r"^(sm|compute|lto)_\d{2,3}[af]?$"}
+    if issubclass(kind, PurePath):
+        return {"type": "string"}
+    raise NotImplementedError(f"no schema for {kind.__name__}")
