@@ -18,10 +18,14 @@ class Modules(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unavailable:
-    """Something that was asked for and could not be read, with the reason."""
+    """Something that was asked for and could not be read, with the reason.
+
+    ``code`` is the foreign code where there is one (``NVML_ERROR_NO_PERMISSION``, ``timeout``).
+    """
 
     what: str
     reason: str
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +45,14 @@ class Driver:
     """The NVIDIA driver.
 
     ``kernel_mode`` is NVML's ``580.159.04``; ``cuda`` the CUDA driver version libcuda answers, ``13.0``.
-    ``None`` where it could not be read: see ``Machine.unavailable``.
+    ``None`` where it could not be read: see ``Machine.unavailable``. ``loaded`` says whether the kernel module
+    of NVIDIA is loaded (None: not readable, as on Windows and WSL).
     """
 
     kernel_mode: str | None = None
     cuda: str | None = None
     modules: Modules = Modules.UNKNOWN
+    loaded: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +72,10 @@ class Machine:
     ``os`` is ``linux``, ``windows`` or ``macos``; ``arch`` is ``x86_64`` or ``aarch64``. ``variables`` holds
     the environment variables that hide, order or inject into the GPU (``CUDA_VISIBLE_DEVICES`` ...), as set.
     ``nvidia_hardware`` says whether an NVIDIA GPU is on the PCI bus whatever the driver says (None: not
-    readable). ``simulated`` is true for a description or a recording: nothing of it was observed here.
+    readable); ``device_files`` whether ``/dev`` has what a process needs to reach one (None: not readable, or
+    not the way of this platform). ``cuda_visible`` lists the UUIDs that libcuda itself listed, in CUDA's
+    order, under ``variables`` (None: not asked, or no answer). ``simulated`` is true for a description or a
+    recording: nothing of it was observed here.
     """
 
     os: str
@@ -81,5 +90,7 @@ class Machine:
     container: str | None = None
     variables: tuple[tuple[str, str], ...] = ()
     nvidia_hardware: bool | None = None
+    device_files: bool | None = None
+    cuda_visible: tuple[str, ...] | None = None
     unavailable: tuple[Unavailable, ...] = ()
     simulated: bool = False

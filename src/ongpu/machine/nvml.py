@@ -3,16 +3,24 @@
 Every method asks the driver anew. A failure is a :class:`~ongpu.errors.DoorError` whose code is NVML's own
 name (``NVML_ERROR_NOT_SUPPORTED`` is an answer, not a value). Devices are named by UUID, never by index: the
 order of CUDA is not the order of NVML.
+
+A broken driver can crash or hang whoever asks it. ``open_nvml`` therefore lets a child start NVML first, and hands
+out a door whose every call ends within a limit (``BoundedNvml``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import queue
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
 
 from ongpu.domain.arch import ComputeCapability
 from ongpu.errors import DoorError
+from ongpu.machine.driver_check import read_answer, run_check
+from ongpu.machine.process import Processes
 
 _T = TypeVar("_T")
 
@@ -88,9 +96,10 @@ class RealNvml:
     def _ask(self, call: Callable[[], _T]) -> _T:
         try:
             return call()
+        except self._nvml.NVMLLibraryMismatchError as error:  # an old driver lacks the function asked for
+            raise DoorError(door="nvml", code="NVML_ERROR_FUNCTION_NOT_FOUND", reason=str(error)) from error
         except self._nvml.NVMLError as error:
-            code = _CODES.get(int(getattr(error, "value", -1)), f"NVML_ERROR_{getattr(error, 'value', '?')}")
-            raise DoorError(door="nvml", code=code, reason=str(error)) from error
+            raise DoorError(door="nvml", code=code_name(getattr(error, "value", -1)), reason=str(error)) from error
         except (OSError, UnicodeDecodeError, AttributeError) as error:
             raise DoorError(door="nvml", code=type(error).__name__, reason=str(error)) from error
 
@@ -132,7 +141,13 @@ class RealNvml:
     def processes(self, uuid: str) -> tuple[ProcessMemory, ...]:
         """The compute processes on a GPU."""
         handle = self._handle(uuid)
-        found = self._ask(lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+        try:
+            found = self._ask(lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses_v3(handle))
+        except DoorError as error:
+            if error.code != "NVML_ERROR_FUNCTION_NOT_FOUND":
+                raise
+            # Drivers before 510 have the second version only; what is older still stays an error.
+            found = self._ask(lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses_v2(handle))
         return tuple(ProcessMemory(pid=int(one.pid), used_bytes=one.usedGpuMemory) for one in found)
 
     def memory_used(self, uuid: str) -> int:
@@ -162,14 +177,138 @@ class RealNvml:
             self._ask(self._nvml.nvmlShutdown)
 
 
-# NVML's return codes by number (nvml.h of CUDA 13; the numbers never change meaning).
+class BoundedNvml:
+    """NVML whose every call ends within a limit.
+
+    One thread makes the calls. Where one does not come back, it and every later one is a :class:`DoorError` of
+    code ``timeout``; the thread is left behind, since nothing can end it.
+
+    :param opened: makes the door to bound, in that thread: starting is a call like the others.
+    :param timeout_s: seconds a call may take, the start included.
+    """
+
+    def __init__(self, opened: Callable[[], Nvml], *, timeout_s: float = 10.0) -> None:
+        self._timeout_s = timeout_s
+        self._hung: str | None = None
+        self._closed = False
+        self._work: queue.SimpleQueue[tuple[Callable[[], object], queue.SimpleQueue[tuple[bool, object]]] | None]
+        self._work = queue.SimpleQueue()
+        threading.Thread(target=self._serve, daemon=True, name="ongpu-nvml").start()
+        try:
+            self._nvml: Nvml = self._within("nvmlInit", opened)
+        except DoorError:
+            self._work.put(None)
+            raise
+
+    def _serve(self) -> None:
+        while (item := self._work.get()) is not None:
+            call, box = item
+            try:
+                box.put((True, call()))
+            except Exception as error:  # noqa: BLE001 - carried over to the thread that asked and raised there
+                box.put((False, error))
+
+    def _within(self, name: str, call: Callable[[], _T]) -> _T:
+        if self._hung is not None:
+            raise DoorError(door="nvml", code="timeout", reason=f"{self._hung} has not come back; {name} was not asked")
+        if self._closed:
+            raise DoorError(door="nvml", code=code_name(1), reason=f"closed; {name} was not asked")
+        box: queue.SimpleQueue[tuple[bool, object]] = queue.SimpleQueue()
+        self._work.put((call, box))
+        try:
+            good, value = box.get(timeout=self._timeout_s)
+        except queue.Empty:
+            self._hung = name
+            reason = f"{name} did not come back within {self._timeout_s:g} s"
+            raise DoorError(door="nvml", code="timeout", reason=reason) from None
+        if not good:
+            assert isinstance(value, Exception)
+            raise value
+        return cast("_T", value)
+
+    def kernel_mode_version(self) -> str:
+        """The kernel-mode driver version."""
+        return self._within("nvmlSystemGetDriverVersion", self._nvml.kernel_mode_version)
+
+    def devices(self) -> tuple[NvmlDevice, ...]:
+        """Every GPU NVML sees, in NVML order."""
+        return self._within("the device list", self._nvml.devices)
+
+    def processes(self, uuid: str) -> tuple[ProcessMemory, ...]:
+        """The compute processes on a GPU."""
+        return self._within("nvmlDeviceGetComputeRunningProcesses", lambda: self._nvml.processes(uuid))
+
+    def memory_used(self, uuid: str) -> int:
+        """Memory in use on a GPU, in bytes."""
+        return self._within("nvmlDeviceGetMemoryInfo", lambda: self._nvml.memory_used(uuid))
+
+    def utilization(self, uuid: str) -> int:
+        """SM utilization in percent."""
+        return self._within("nvmlDeviceGetUtilizationRates", lambda: self._nvml.utilization(uuid))
+
+    def power_mw(self, uuid: str) -> int:
+        """Power draw in milliwatts."""
+        return self._within("nvmlDeviceGetPowerUsage", lambda: self._nvml.power_mw(uuid))
+
+    def energy_mj(self, uuid: str) -> int:
+        """Energy since the driver was loaded, in millijoules."""
+        return self._within("nvmlDeviceGetTotalEnergyConsumption", lambda: self._nvml.energy_mj(uuid))
+
+    def close(self) -> None:
+        """Shut NVML down and end the thread; idempotent, and never waits for a call that hangs."""
+        if self._closed:
+            return
+        try:
+            if self._hung is None:
+                self._within("nvmlShutdown", self._nvml.close)
+        finally:
+            self._closed = True
+            self._work.put(None)
+
+
+def open_nvml(
+    processes: Processes, *, python: Path, environment: Mapping[str, str], timeout_s: float = 15.0
+) -> BoundedNvml:
+    """NVML of this machine, started in a child first.
+
+    :param python: any Python 3.9+ for the child; it needs nothing installed.
+    :raises DoorError: NVML's own code, or ``timeout``, ``crashed``, ``unreadable``. The reason names the version of
+        the NVML library where it told it, since a mismatch with the kernel module needs both.
+    """
+    done = run_check(processes, "nvml_check.py", python=python, environment=environment, timeout_s=timeout_s)
+    found = read_answer(done, door="nvml", timeout_s=timeout_s)
+    result = found.get("init")
+    if result != 0:
+        code = code_name(result) if isinstance(result, int) else "unreadable"
+        library = f"; the NVML library is {found['library_version']}" if found.get("library_version") else ""
+        raise DoorError(door="nvml", code=code, reason=f"{_SAID.get(code, 'nvmlInit failed')}{library}")
+    return BoundedNvml(RealNvml, timeout_s=timeout_s)
+
+
+# What a start that fails most often means, in NVML's words.
+_SAID = {
+    "NVML_ERROR_DRIVER_NOT_LOADED": "the kernel module of the driver is not loaded",
+    "NVML_ERROR_NO_PERMISSION": "no permission to talk to the driver",
+    "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "driver and library versions do not match",
+    "NVML_ERROR_GPU_IS_LOST": "the GPU has fallen off the bus",
+}
+
+
+def code_name(number: int) -> str:
+    """NVML's own name of a return code; ``NVML_ERROR_77`` for one this list does not have."""
+    return _CODES.get(int(number), f"NVML_ERROR_{int(number)}")
+
+
+# NVML's return codes by number (nvml.h, as nvidia-ml-py 13 lists them; the numbers never change meaning).
 _CODES = {
     1: "NVML_ERROR_UNINITIALIZED",
     2: "NVML_ERROR_INVALID_ARGUMENT",
     3: "NVML_ERROR_NOT_SUPPORTED",
     4: "NVML_ERROR_NO_PERMISSION",
+    5: "NVML_ERROR_ALREADY_INITIALIZED",
     6: "NVML_ERROR_NOT_FOUND",
     7: "NVML_ERROR_INSUFFICIENT_SIZE",
+    8: "NVML_ERROR_INSUFFICIENT_POWER",
     9: "NVML_ERROR_DRIVER_NOT_LOADED",
     10: "NVML_ERROR_TIMEOUT",
     11: "NVML_ERROR_IRQ_ISSUE",
@@ -183,7 +322,14 @@ _CODES = {
     19: "NVML_ERROR_IN_USE",
     20: "NVML_ERROR_MEMORY",
     21: "NVML_ERROR_NO_DATA",
+    22: "NVML_ERROR_VGPU_ECC_NOT_SUPPORTED",
     23: "NVML_ERROR_INSUFFICIENT_RESOURCES",
-    27: "NVML_ERROR_GPU_NOT_FOUND",
+    24: "NVML_ERROR_FREQ_NOT_SUPPORTED",
+    25: "NVML_ERROR_ARGUMENT_VERSION_MISMATCH",
+    26: "NVML_ERROR_DEPRECATED",
+    27: "NVML_ERROR_NOT_READY",
+    28: "NVML_ERROR_GPU_NOT_FOUND",
+    29: "NVML_ERROR_INVALID_STATE",
+    30: "NVML_ERROR_RESET_TYPE_NOT_SUPPORTED",
     999: "NVML_ERROR_UNKNOWN",
 }

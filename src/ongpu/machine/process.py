@@ -35,7 +35,8 @@ class Completed:
 
     :param status: the exit status; on POSIX the negative signal number where a signal ended it.
     :param seconds: from the start to the end of the leader, by the monotonic clock.
-    :param timed_out: the limit was reached and the tree was killed; ``status`` is then that of the kill.
+    :param timed_out: the limit was reached and the tree was killed; ``status`` is then that of the kill (-9 also
+        where the kernel would not let the child die).
     :param dropped_bytes: how much of the *beginning* of the two streams was dropped to bound the memory.
     """
 
@@ -128,7 +129,7 @@ class RealProcesses:
             raise pumps.failure
         return Completed(
             argv=command,
-            status=child.wait(),
+            status=-9 if (status := child.poll()) is None else status,
             stdout=bytes(pumps.kept[0]),
             stderr=bytes(pumps.kept[1]),
             seconds=ended - started,
@@ -240,7 +241,7 @@ class _Tree:
         self._grace_s = grace_s
 
     def end(self) -> None:
-        """Ask everything to end, and kill what has not within the grace. Reaps the leader."""
+        """Ask everything to end, and kill what has not within the grace. Reaps the leader, if it dies."""
         strays = self._descendants()
         try:
             self._ask(strays)
@@ -248,7 +249,9 @@ class _Tree:
                 return
         finally:  # an interrupt during the grace shortens it
             self._kill([*strays, *self._descendants()])
-            self._child.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                # A process that hangs inside a broken driver does not die even of SIGKILL.
+                self._child.wait(timeout=2.0)
 
     def gone(self, *, within_s: float, strays: Sequence[psutil.Process] = ()) -> bool:
         """Whether nothing of the tree runs any more, asked until ``within_s`` seconds have passed."""
