@@ -1,0 +1,208 @@
+"""The causes and the rules that find them in a log: data of ``causes.toml``, checked for consistency on load.
+
+A rule is matched against one line at a time, in lower case, by literal substrings only: nothing here can
+backtrack. ``match`` is a list of alternatives, each a list of literals that must all be in the line.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+
+from ongpu.domain.verdict import Cause
+
+PLATFORMS: Final = ("linux", "windows", "wsl")
+
+
+class Strength(enum.IntEnum):
+    """How much one matching line says, weakest first."""
+
+    WEAK = 1
+    STRONG = 2
+    DECISIVE = 3
+
+
+class Basis(enum.StrEnum):
+    """Where the text of a rule is from."""
+
+    OBSERVED = "observed"
+    SOURCE = "source"
+    DOCUMENTED = "documented"
+    REPORTED = "reported"
+    INFERRED = "inferred"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseFact:
+    """What is said about a cause.
+
+    ``explains`` names the causes whose signs this cause brings about, so that they are not a second cause.
+    ``outlives_progress`` is true where a training that goes on does not refute the cause: the GPU is unused, the
+    program runs all the same.
+    """
+
+    cause: Cause
+    meaning: str
+    next_step: Mapping[str, str]
+    question: str
+    explains: frozenset[Cause]
+    outlives_progress: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule. ``cause`` is ``None`` for a rule that only gives context to others.
+
+    ``needs`` and ``unless`` name rules that must, or must not, have fired anywhere in the log; ``near`` names
+    rules of which one must have fired at most ``within`` lines before (or ``after`` lines after) the hit, and
+    ``not_near`` those of which none may have.
+    """
+
+    id: str
+    cause: Cause | None
+    strength: Strength
+    match: tuple[tuple[str, ...], ...]
+    none: tuple[str, ...]
+    needs: tuple[str, ...]
+    unless: tuple[str, ...]
+    near: tuple[str, ...]
+    not_near: tuple[str, ...]
+    within: int
+    after: int
+    made_for: str
+    versions: str
+    source: str
+    basis: Basis
+    place: str
+    next_step: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseCatalog:
+    """Every cause and every rule, in the order of the file: nearest to the root first."""
+
+    causes: Mapping[Cause, CauseFact]
+    rules: tuple[Rule, ...]
+
+
+# Contexts that the engine itself derives from the facts of a log; rules may name them like other rules.
+DERIVED: Final = frozenset(
+    {
+        "fact-gpu-covered",
+        "fact-gpu-not-covered",
+        "fact-driver-below-runtime",
+        "fact-driver-serves-runtime",
+        "fact-torch-cpu",
+        "fact-torch-cuda",
+        "fact-pre-turing-gpu",
+        "fact-blackwell-gpu",
+    }
+)
+_RULE_KEYS: Final = frozenset(
+    [
+        "id",
+        "cause",
+        "strength",
+        "match",
+        "none",
+        "needs",
+        "unless",
+        "near",
+        "not_near",
+        "within",
+        "after",
+        "made_for",
+        "versions",
+        "source",
+        "basis",
+        "place",
+        "next_step",
+    ]
+)
+
+
+def parse_causes(data: bytes) -> CauseCatalog:
+    """Read ``causes.toml``. Raises :class:`ValueError` naming the rule and the field that is wrong."""
+    document = tomllib.loads(data.decode("utf-8"))
+    causes = {fact.cause: fact for fact in map(_cause, document["cause"])}
+    missing = set(Cause) - set(causes)
+    if missing:
+        raise ValueError(f"causes.toml: no entry for {sorted(missing)}")
+    rules = tuple(map(_rule, document["rule"]))
+    _check(rules)
+    return CauseCatalog(causes=causes, rules=rules)
+
+
+@functools.cache
+def load_causes() -> CauseCatalog:
+    """The shipped catalog, read once."""
+    return parse_causes(resources.files("ongpu.catalog").joinpath("causes.toml").read_bytes())
+
+
+def _platforms(raw: str | dict[str, str], *, where: str) -> Mapping[str, str]:
+    if isinstance(raw, str):
+        return {"any": raw} if raw else {}
+    unknown = set(raw) - {"any", *PLATFORMS}
+    if unknown or "any" not in raw:
+        raise ValueError(f"causes.toml: {where}: next_step needs 'any' and knows only {PLATFORMS}, not {unknown}")
+    return dict(raw)
+
+
+def _cause(raw: dict[str, Any]) -> CauseFact:
+    return CauseFact(
+        cause=Cause(raw["id"]),
+        meaning=raw["meaning"],
+        next_step=_platforms(raw["next_step"], where=raw["id"]),
+        question=raw.get("question", ""),
+        explains=frozenset(map(Cause, raw.get("explains", []))),
+        outlives_progress=raw.get("outlives_progress", False),
+    )
+
+
+def _rule(raw: dict[str, Any]) -> Rule:
+    where = raw.get("id", "a rule without id")
+    if set(raw) - _RULE_KEYS:
+        raise ValueError(f"causes.toml: {where}: unknown fields {sorted(set(raw) - _RULE_KEYS)}")
+    match = tuple(tuple(group) for group in raw["match"])
+    if not match or any(
+        not group or any(not literal or literal != literal.lower() for literal in group) for group in match
+    ):
+        raise ValueError(f"causes.toml: {where}: match needs lower-case literals, at least one a group")
+    return Rule(
+        id=raw["id"],
+        cause=Cause(raw["cause"]) if raw.get("cause") else None,
+        strength=Strength[raw.get("strength", "strong").upper()],
+        match=match,
+        none=tuple(raw.get("none", [])),
+        needs=tuple(raw.get("needs", [])),
+        unless=tuple(raw.get("unless", [])),
+        near=tuple(raw.get("near", [])),
+        not_near=tuple(raw.get("not_near", [])),
+        within=raw.get("within", 60),
+        after=raw.get("after", 5),
+        made_for=raw["made_for"],
+        versions=raw.get("versions", "not known"),
+        source=raw["source"],
+        basis=Basis(raw["basis"]),
+        place=raw["place"],
+        next_step=_platforms(raw.get("next_step", ""), where=where),
+    )
+
+
+def _check(rules: tuple[Rule, ...]) -> None:
+    known = {rule.id for rule in rules} | DERIVED
+    if len({rule.id for rule in rules}) != len(rules):
+        raise ValueError("causes.toml: a rule id is used twice")
+    for rule in rules:
+        named = {*rule.needs, *rule.unless, *rule.near, *rule.not_near}
+        if named - known:
+            raise ValueError(f"causes.toml: {rule.id}: names unknown rules {sorted(named - known)}")
+        sample = rule.made_for.lower()
+        hit = any(all(literal in sample for literal in group) for group in rule.match)
+        if not hit or any(literal in sample for literal in rule.none):
+            raise ValueError(f"causes.toml: {rule.id}: does not match the very output it was made for")

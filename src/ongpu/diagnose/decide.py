@@ -1,0 +1,227 @@
+"""Signals -> one cause, with what speaks for it and against the others.
+
+The order of reasoning, each step shown in the result:
+
+1. A rule counts only where its context holds (``needs``, ``unless``, ``near``, ``not_near``).
+2. A failure that a training run went past is no failure, unless its cause lets a program run on (no GPU used).
+3. A cause that brings about another one's signs takes them with it (``explains``): the GPU that fell off the bus
+   explains the collective that timed out.
+4. Of what is left, the strongest sign wins; among equals the one nearest to the end, then the one nearest to the
+   root (the order of the rules).
+5. Nothing left: what the run itself says (it trained on the CPU; it was healthy), else undetermined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ongpu.catalog.causes import CauseCatalog, Rule, Strength, load_causes
+from ongpu.diagnose.derive import derived
+from ongpu.diagnose.match import Hit, Signal, Signals, scan
+from ongpu.diagnose.model import Diagnosis, Facts, Finding, Rejected, Sure
+from ongpu.domain.verdict import Cause
+
+# Contexts the decision itself looks at; they are rules of the catalog like the others.
+_PROGRESS: Final = "context-progress"
+_COMPLETED: Final = "context-completed"
+_GPU_IN_USE: Final = "context-gpu-in-use"
+_PROGRESS_NEEDED: Final = 3
+_FINDINGS_SHOWN: Final = 8
+
+
+# What a run says of itself where nothing failed.
+_QUIET: Final = frozenset({Cause.HEALTHY, Cause.SILENT_CPU})
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    catalog: CauseCatalog
+    facts: Facts
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    rule: Rule
+    order: int
+    hits: tuple[Hit, ...]
+    count: int
+
+    @property
+    def cause(self) -> Cause:
+        assert self.rule.cause is not None
+        return self.rule.cause
+
+    @property
+    def last(self) -> int:
+        return self.hits[-1].line
+
+
+def diagnose(
+    data: bytes | Iterable[bytes], *, platform: str | None = None, catalog: CauseCatalog | None = None
+) -> Diagnosis:
+    """Name the cause a log shows. Pure, in bounded memory.
+
+    :param data: the log, whole or in parts of any size.
+    :param platform: ``linux``, ``windows`` or ``wsl``, for the next step; read from the log where ``None``.
+    """
+    catalog = catalog or load_causes()
+    signals = scan(data, catalog.rules)
+    facts = signals.facts.facts()
+    view = _View(catalog, facts, platform or facts.platform or "linux")
+    candidates = _candidates(signals, catalog, set(signals.fired) | derived(facts))
+    live, rejected = _live(candidates, signals, catalog)
+    live, explained = _unexplained(live, catalog)
+    rejected += explained
+    if live:
+        return _choose(live, rejected, view)
+    quiet = [one for one in candidates if one.cause in _QUIET]
+    if quiet:
+        return _choose(quiet, rejected, view)
+    return _undetermined(rejected, view)
+
+
+def _choose(candidates: list[_Candidate], rejected: list[Rejected], view: _View) -> Diagnosis:
+    """The strongest sign; among equals the one nearest to the end, then the one nearest to the root."""
+    best = max(candidates, key=lambda one: (one.rule.strength, one.last, -one.order))
+    same = [one for one in candidates if one.cause == best.cause and one is not best]
+    rivals = [one for one in candidates if one.cause != best.cause]
+    against = []
+    for one in rivals:
+        weaker = "a weaker sign" if one.rule.strength < best.rule.strength else "further from the end"
+        against.append(
+            Rejected(cause=one.cause, reason=f"line {one.last} ({one.rule.id}) is {weaker} than {best.rule.id}")
+        )
+    contested = any(one.rule.strength is Strength.DECISIVE for one in rivals)
+    sure = Sure.DECISIVE if best.rule.strength is Strength.DECISIVE and not contested else Sure.INFERRED
+    if best.cause is Cause.UNDETERMINED:
+        sure = Sure.UNDETERMINED
+    fact = view.catalog.causes[best.cause]
+    return Diagnosis(
+        cause=best.cause,
+        sure=sure,
+        reason=best.rule.place,
+        findings=_findings(best, same),
+        rejected=_distinct([*rejected, *against], best.cause),
+        next_step=_step(best.rule.next_step or fact.next_step, view.where),
+        question=None if sure is Sure.DECISIVE else fact.question or None,
+        facts=view.facts,
+    )
+
+
+def _undetermined(rejected: list[Rejected], view: _View) -> Diagnosis:
+    fact = view.catalog.causes[Cause.UNDETERMINED]
+    return Diagnosis(
+        cause=Cause.UNDETERMINED,
+        sure=Sure.UNDETERMINED,
+        reason="no line of the log names a cause",
+        findings=(),
+        rejected=_distinct(rejected, Cause.UNDETERMINED),
+        next_step=_step(fact.next_step, view.where),
+        question=fact.question,
+        facts=view.facts,
+    )
+
+
+def _step(steps: Mapping[str, str], where: str) -> str:
+    return steps.get(where) or (steps.get("linux") if where == "wsl" else None) or steps["any"]
+
+
+def _findings(best: _Candidate, same: list[_Candidate]) -> tuple[Finding, ...]:
+    """The last line of each rule, the deciding rule first, then its other lines while there is room."""
+    chosen = [(one.hits[-1], one.rule.id) for one in (best, *same)]
+    chosen += [(hit, best.rule.id) for hit in reversed(best.hits[:-1])]
+    seen: set[tuple[int, str]] = set()
+    findings: list[Finding] = []
+    for hit, rule in chosen:
+        if (hit.line, hit.shown()) in seen or len(findings) == _FINDINGS_SHOWN:
+            continue
+        seen.add((hit.line, hit.shown()))
+        findings.append(Finding(line=hit.line, rule=rule, text=hit.shown()))
+    return tuple(findings)
+
+
+def _distinct(rejected: Iterable[Rejected], cause: Cause) -> tuple[Rejected, ...]:
+    by_cause: dict[Cause, Rejected] = {}
+    for one in rejected:
+        if one.cause is not cause:
+            by_cause.setdefault(one.cause, one)
+    return tuple(by_cause.values())
+
+
+def _candidates(signals: Signals, catalog: CauseCatalog, present: set[str]) -> list[_Candidate]:
+    found: list[_Candidate] = []
+    for order, rule in enumerate(catalog.rules):
+        signal = signals.fired.get(rule.id)
+        if signal is None or rule.cause is None or present.intersection(rule.unless):
+            continue
+        if rule.needs and not present.intersection(rule.needs):
+            continue
+        hits = tuple(hit for hit in signal.hits() if _in_context(hit, rule, signals))
+        if hits:
+            found.append(_Candidate(rule, order, hits, signal.count))
+    return found
+
+
+def _in_context(hit: Hit, rule: Rule, signals: Signals) -> bool:
+    if rule.near and not any(_close(hit, signals.fired.get(name), rule) for name in rule.near):
+        return False
+    return not any(_close(hit, signals.fired.get(name), rule) for name in rule.not_near)
+
+
+def _close(hit: Hit, signal: Signal | None, rule: Rule) -> bool:
+    return signal is not None and any(
+        hit.line - rule.within <= one.line <= hit.line + rule.after for one in signal.hits()
+    )
+
+
+def _live(
+    candidates: list[_Candidate], signals: Signals, catalog: CauseCatalog
+) -> tuple[list[_Candidate], list[Rejected]]:
+    """Leave out the failures that training went past."""
+    live: list[_Candidate] = []
+    passed: list[Rejected] = []
+    for one in candidates:
+        if one.cause in _QUIET:
+            continue
+        gpu_after = _count_after(signals, _GPU_IN_USE, one.last)
+        outlives = catalog.causes[one.cause].outlives_progress and not gpu_after
+        steps_after = _count_after(signals, _PROGRESS, one.last)
+        completed = _count_after(signals, _COMPLETED, one.last)
+        if not outlives and (steps_after >= _PROGRESS_NEEDED or completed):
+            reason = f"line {one.last} ({one.rule.id}): the run went on after it"
+            passed.append(Rejected(cause=one.cause, reason=reason))
+        else:
+            live.append(one)
+    return live, passed
+
+
+def _count_after(signals: Signals, name: str, line: int) -> int:
+    signal = signals.fired.get(name)
+    return sum(hit.line > line for hit in signal.hits()) if signal else 0
+
+
+def _unexplained(live: list[_Candidate], catalog: CauseCatalog) -> tuple[list[_Candidate], list[Rejected]]:
+    """Leave out the causes whose signs another cause, at least as strong, brings about."""
+    kept: list[_Candidate] = []
+    explained: list[Rejected] = []
+    for one in live:
+        root = next(
+            (
+                other
+                for other in live
+                if one.cause in catalog.causes[other.cause].explains
+                and other.rule.strength >= min(one.rule.strength, Strength.STRONG)
+                and one.cause not in {other.cause}
+            ),
+            None,
+        )
+        if root is None:
+            kept.append(one)
+        else:
+            reason = f"line {one.last} ({one.rule.id}) is a consequence of {root.cause.value} (line {root.last})"
+            explained.append(Rejected(cause=one.cause, reason=reason))
+    # two causes that explain each other would both vanish: the nearest to the root stays
+    return (kept or live[:1]), (explained if kept or not live else explained[1:])

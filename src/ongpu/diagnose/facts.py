@@ -1,0 +1,132 @@
+"""What a log says of the machine: names and versions, read line by line.
+
+Every expression is anchored on a literal and made of bounded classes, so none can be driven into backtracking,
+and no line longer than a few kilobytes is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ongpu.diagnose.model import Facts
+
+# A line is read only if it has one of these (lower case).
+FACT_LITERALS: Final = tuple(
+    (literal,)
+    for literal in (
+        "driver version",
+        "cuda version",
+        "umd version",
+        "kmd version",
+        "kernel module",
+        "nvrm version",
+        "dso version",
+        "cuda runtime version",
+        "cuda used to build",
+        "geforce",
+        "nvidia",
+        "tesla",
+        "quadro",
+        "torch",
+        "+cu",
+        "+cpu",
+        "found version",
+        "capability",
+        "sm_",
+        "compute_cap",
+        "python version",
+        "libcuda reported version",
+        "wsl2",
+        "c:\\",
+        "win_amd64",
+    )
+)
+_LONGEST: Final = 4096
+_KEPT: Final = 16
+
+_DRIVER: Final = re.compile(
+    r"(?:driver version|kmd version|kernel modules?|nvrm version|dso version|libcuda reported version is|"
+    r"kernel reported version is|api mismatch: the client has the version|has the version)"
+    r"[^0-9\n]{0,60}(\d{3}\.\d{2,3}(?:\.\d{2,3})?)\b",
+    re.IGNORECASE,
+)
+_CUDA_CEILING: Final = re.compile(r"(?:\bcuda version: |cuda umd version: )\s{0,4}(\d{1,2}\.\d)\b", re.IGNORECASE)
+_FOUND_VERSION: Final = re.compile(r"found version (\d{4,5})\b")
+_RUNTIME: Final = re.compile(
+    r"(?:cuda used to build pytorch|torch\.version\.cuda|pytorch built with cuda|torch cuda)"
+    r"[^0-9a-zN\n]{0,12}(\d{1,2}\.\d)\b",
+    re.IGNORECASE,
+)
+_TORCH: Final = re.compile(
+    r"\b(?:torch(?:\.__version__|_version| version)?|pytorch(?:[ _]version)?)"
+    r"(?:==|[ =:@]{1,4}|\s?\(|\) ?)\s{0,12}[v'\"]?"
+    r"((?:0|1|2)\.\d{1,2}(?:\.\d{1,2})?(?:\.?(?:dev|a|rc)\d{0,10})?(?:\+[a-z0-9.]{2,24})?)",
+    re.IGNORECASE,
+)
+_TORCH_LOCAL: Final = re.compile(
+    r"(?<![\w.])((?:1|2)\.\d{1,2}\.\d{1,2}(?:\.?dev\d{0,10})?\+(?:cu\d{2,3}|cpu))(?![\w])", re.IGNORECASE
+)
+_GPU: Final = re.compile(
+    r"((?:NVIDIA )?(?:GeForce (?:RTX|GTX|GT|MX)|RTX PRO|RTX A?|Quadro(?: RTX| GV| GP)?|Tesla|TITAN|GTX)"
+    r"\s?[A-Z]{0,4}\d{2,4}[A-Za-z]{0,2}"
+    r"(?: (?:Ti|SUPER|Super|Laptop|Max-Q|Ada|Blackwell|D|GPU|Generation|Workstation|Server|Edition|with|Design)){0,6}"
+    r"|NVIDIA (?:A|B|H|L|GB|GH)\d{1,3}[A-Za-z]{0,2}(?:[ -][A-Z0-9]{2,10}){0,4}|NVIDIA (?:GB10|Thor|Orin)"
+    r"|Tesla [A-Z]\d{1,3}[a-z]{0,2}(?:-[A-Z0-9]{2,6}){0,3}|NVIDIA TITAN [A-Za-z]{1,3})"
+)
+_CAPABILITY: Final = re.compile(
+    r"(?:cuda capability (?:sm_)?|compute[ _]capability (?:\(cc\) )?(?:is |of |: ?|= ?)?|of cuda capability |"
+    r"capability[:=] ?|compute_cap[: ]{0,3})\(?(\d{1,2})[., ]{0,2}(\d)\b",
+    re.IGNORECASE,
+)
+_TARGETS_LINE: Final = re.compile(r"(?:supports cuda capabilities|arch[_ ]list)", re.IGNORECASE)
+_TARGET: Final = re.compile(r"\b((?:sm|compute)_\d{2,3}[af]?)\b")
+_PYTHON: Final = re.compile(r"python version: (3\.\d{1,2})", re.IGNORECASE)
+
+
+class FactReader:
+    """Gathers facts line by line; each kind keeps a bounded number of distinct values."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[str]] = {}
+        self._platform: str | None = None
+
+    def _note(self, kind: str, value: str) -> None:
+        values = self._found.setdefault(kind, [])
+        if value not in values and len(values) < _KEPT:
+            values.append(value)
+
+    def read(self, piece: bytes) -> None:
+        """Read one cleaned line."""
+        line = piece[:_LONGEST].decode("utf-8", "replace")
+        for match in _DRIVER.finditer(line):
+            self._note("driver_versions", match[1])
+        for match in _CUDA_CEILING.finditer(line):
+            self._note("cuda_driver_versions", match[1])
+        for match in _FOUND_VERSION.finditer(line):
+            number = int(match[1])
+            self._note("cuda_driver_versions", f"{number // 1000}.{number % 1000 // 10}")
+        for match in _RUNTIME.finditer(line):
+            self._note("cuda_runtime_versions", match[1])
+        for match in (*_TORCH.finditer(line), *_TORCH_LOCAL.finditer(line)):
+            self._note("torch_versions", match[1])
+        for match in _GPU.finditer(line):
+            self._note("gpus", match[1].strip())
+        for match in _CAPABILITY.finditer(line):
+            self._note("compute_capabilities", f"{int(match[1])}.{match[2]}")
+        if _TARGETS_LINE.search(line):
+            for match in _TARGET.finditer(line):
+                self._note("code_targets", match[1])
+        for match in _PYTHON.finditer(line):
+            self._note("python_versions", match[1])
+        self._read_platform(line.lower())
+
+    def _read_platform(self, line: str) -> None:
+        if "wsl2" in line:
+            self._platform = "wsl"
+        elif self._platform is None and ("c:\\" in line or "win_amd64" in line):
+            self._platform = "windows"
+
+    def facts(self) -> Facts:
+        """What was read."""
+        return Facts(**{kind: tuple(values) for kind, values in self._found.items()}, platform=self._platform)

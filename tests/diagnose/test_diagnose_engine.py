@@ -1,0 +1,71 @@
+"""The engine: text handling, and that rules fire on what they were made for."""
+
+import codecs
+
+import pytest
+
+from ongpu.catalog.causes import Rule, load_causes, parse_causes
+from ongpu.diagnose import Sure, diagnose
+from ongpu.diagnose.text import blocks, clean
+from ongpu.domain.verdict import Cause
+
+_LINE = "AssertionError: Torch not compiled with CUDA enabled"
+
+
+@pytest.mark.parametrize("rule", load_causes().rules, ids=lambda rule: rule.id)
+def test_every_rule_has_a_source_and_a_place(rule: Rule) -> None:
+    assert rule.source
+    assert rule.place
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        f"first\nsecond\n{_LINE}\n".encode(),
+        f"first\r\nsecond\r\n{_LINE}\r\n".encode(),
+        codecs.BOM_UTF16_LE + f"first\r\nsecond\r\n{_LINE}\r\n".encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + f"first\r\nsecond\r\n{_LINE}\r\n".encode("utf-16-be"),
+        f"first\r\n上海\r\n{_LINE}\r\n".encode("utf-16"),
+        f"first\r\nsecond\r\n{_LINE}\r\n".encode("utf-16-le"),
+        b"first\nsecond\n\x1b[31;1mAssertionError\x1b[0m: Torch not \x1b[1mcompiled\x1b[22m with CUDA enabled",
+        f"first 1%|#  |\rfirst 2%|## |\rfirst\nsecond\n 99%|####|\r{_LINE}".encode(),
+        f"fi\x00rst\nsec\x00ond\n{_LINE}".encode(),
+        "\xff\xfe\xfd\nsecond\n{_LINE}".encode("latin-1")[3:],
+    ],
+)
+def test_text_of_every_make_gives_the_same_finding(data: bytes) -> None:
+    for parts in (data, [data[i : i + 7] for i in range(0, len(data), 7)]):
+        found = diagnose(parts)
+        assert found.cause is Cause.CPU_ONLY_TORCH
+        assert [(one.line, one.text) for one in found.findings] == [(3, _LINE)]
+
+
+def test_an_empty_log_is_undetermined_with_a_question() -> None:
+    found = diagnose(b"")
+    assert (found.cause, found.sure) == (Cause.UNDETERMINED, Sure.UNDETERMINED)
+    assert found.question
+
+
+def test_line_numbers_hold_over_block_borders() -> None:
+    data = b"x" * 70 + b"\n"
+    data = data * 40_000 + _LINE.encode() + b"\n"
+    assert diagnose(data).findings[0].line == 40_001
+
+
+def test_a_line_without_an_end_is_cut_not_kept() -> None:
+    data = (b"\rprogress %d" * 1) * 300_000 + b"\n" + _LINE.encode()
+    found = diagnose([data])
+    assert found.findings[0].line == 2
+    longest = max(sum(map(len, block.pieces)) for block in blocks([data]))
+    assert longest < 4_000_000
+
+
+def test_clean_removes_escapes_only() -> None:
+    assert clean(b"\x1b[38;5;196mred\x1b[0m \x1b]0;title\x07plain \x1b(Bend") == b"red plain end"
+
+
+def test_a_rule_that_misses_its_own_sample_is_refused() -> None:
+    good = '[[rule]]\nid = "one"\nmatch = [["abc"]]\nmade_for = "xyz"\nsource = "s"\nbasis = "inferred"\nplace = "p"\n'
+    causes = "".join(f'[[cause]]\nid = "{cause.value}"\nmeaning = "m"\nnext_step = "n"\n' for cause in Cause)
+    with pytest.raises(ValueError, match="one: does not match"):
+        parse_causes((causes + good).encode())
