@@ -1,0 +1,18 @@
+"""The verdict of a journal: the judge's, with the caps that hold whatever the judge says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ongpu.domain.verdict import Verdict
+from ongpu.domain.witness import Observation
+from ongpu.evidence.statement import capped
+
+Judge = Callable[[Sequence[Observation]], Verdict]
+
+
+def recompute(observations: Sequence[Observation]) -> Verdict:
+    """Judge the observations as the sealer and every checker must. Raises the judge's ``JudgeError`` (ValueError)."""
+    from ongpu.domain.judge import judge  # noqa: PLC0415 - until the judge is there
+
+    return capped(judge(observations), observations)
