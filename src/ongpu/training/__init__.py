@@ -1,1 +1,7 @@
-"""The reference training pipeline: imports torch, and nothing of ongpu but ``domain`` and ``errors``."""
+"""The reference training: one readable pipeline, from a configuration to a model that transformers loads.
+
+It is run by another environment's Python, as a folder on its path, so of ongpu it imports only ``ongpu.errors``
+and ``ongpu.domain``; torch is imported after the configuration has been checked. Read it in this order:
+``main``, ``config``, ``device``, ``dataset``, ``records``, ``data``, ``model``, ``optimizer``, ``step``, ``loop``,
+``checkpoint``, ``output``.
+"""

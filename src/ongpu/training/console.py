@@ -1,0 +1,60 @@
+"""What a run says: log lines on standard output, a progress bar on a terminal, errors on standard error."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ongpu.training.loop import StepRecord
+
+
+class Console:
+    """Lines and, where standard error is a terminal and tqdm is there, a progress bar."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._bar_refused = not sys.stderr.isatty()
+
+    def say(self, *lines: str) -> None:
+        """Print each line at once."""
+        for line in lines:
+            if self._bar is not None:
+                self._bar.clear()
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    def error(self, *lines: str) -> None:
+        """Print each line on standard error."""
+        self.close()
+        sys.stderr.write("".join(line + "\n" for line in lines))
+        sys.stderr.flush()
+
+    def step(self, record: StepRecord, *, total: int, line: bool) -> None:
+        """Advance the bar to this step, and print the step's line where ``line`` says so."""
+        if line:
+            held = record.memory_reserved_bytes
+            memory = "" if held is None else f"  memory held {held / 2**30:.2f} GiB"
+            self.say(
+                f"step {record.step}/{total}  loss {record.loss:.4f}  lr {record.lr:.3g}  "
+                f"{record.tokens_per_s:,.0f} tokens/s  {1e3 * record.seconds:.1f} ms{memory}"
+            )
+        if self._bar is None and not self._bar_refused:
+            self._open(total, record.step - 1)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {record.loss:.4f}", refresh=False)
+            self._bar.update(1)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _open(self, total: int, done: int) -> None:
+        try:
+            import tqdm  # noqa: PLC0415 - a run without a terminal needs no bar
+        except ImportError:
+            self._bar_refused = True
+            return
+        self._bar = tqdm.tqdm(total=total, initial=done, unit="step", file=sys.stderr, leave=False)

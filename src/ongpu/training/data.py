@@ -1,0 +1,184 @@
+"""From records to batches: a tokenizer, token ids, and a data order that is a function of the step alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ongpu.errors import UsageError, WorkError
+from ongpu.training.records import Record
+
+IGNORED: Final = -100
+"""The label of a position that is not learned from (``cross_entropy``'s own default)."""
+END_OF_TEXT: Final = "<|endoftext|>"
+
+
+class Tokenizer(Protocol):
+    """What the pipeline needs of a tokenizer, ours or that of transformers."""
+
+    @property
+    def size(self) -> int:
+        """One more than the largest token id."""
+        ...
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends a record, and fills the rest of a row."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with no special tokens added."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the files transformers' ``AutoTokenizer`` loads."""
+        ...
+
+
+class BytePairTokenizer:
+    """A byte-level BPE of the ``tokenizers`` library."""
+
+    def __init__(self, inner: Any, *, end: str, extra_files: Sequence[Path] = ()) -> None:
+        self._inner = inner
+        self._end = end
+        self._extra_files = tuple(extra_files)
+        end_id = inner.token_to_id(end)
+        if end_id is None:
+            raise UsageError(f"The tokenizer has no token {end}.", next_step="Give a model folder whose files agree.")
+        self._end_id = int(end_id)
+
+    @classmethod
+    def from_texts(cls, texts: Sequence[str], *, vocab_size: int) -> BytePairTokenizer:
+        """Train on ``texts``; the same texts give the same tokenizer."""
+        try:
+            import tokenizers  # noqa: PLC0415 - a machine without it must get a message, not a traceback
+        except ImportError:
+            raise WorkError(
+                "The tokenizers library is not installed.", next_step="Install it: pip install tokenizers."
+            ) from None
+        inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+        inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        inner.train_from_iterator(texts, trainer)
+        return cls(inner, end=END_OF_TEXT)
+
+    @property
+    def size(self) -> int:
+        """One more than the largest token id."""
+        return int(self._inner.get_vocab_size())
+
+    @property
+    def end_id(self) -> int:
+        """The id of the end-of-text token."""
+        return self._end_id
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with no special tokens added."""
+        return [list(one.ids) for one in self._inner.encode_batch(list(texts), add_special_tokens=False)]
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json`` and ``tokenizer_config.json``."""
+        (folder / "tokenizer.json").write_text(self._inner.to_str(pretty=False), encoding="utf-8")
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": self._end,
+            "eos_token": self._end,
+            "unk_token": self._end,
+            "pad_token": self._end,
+            "clean_up_tokenization_spaces": False,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One record as tokens. ``labels[i]`` is the token that follows ``ids[i]``, or ``IGNORED``."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    cut_tokens: int = 0
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether there is anything to learn in it."""
+        return any(label != IGNORED for label in self.labels)
+
+
+def encode(
+    records: Sequence[Record], tokenizer: Tokenizer, *, max_length: int, completion_only: bool
+) -> tuple[Example, ...]:
+    """Tokens of every record, cut to ``max_length`` from the right.
+
+    Prompt and completion are encoded apart, so the border that a masked prompt needs is exact.
+    """
+    questions = tokenizer.encode([record.question for record in records])
+    completions = tokenizer.encode([record.completion for record in records])
+    examples = []
+    for question, completion in zip(questions, completions, strict=True):
+        whole = [*question, *completion, tokenizer.end_id]
+        ids = whole[:max_length]
+        labels = [*whole[1 : len(ids)], IGNORED]
+        if completion_only:
+            masked = min(len(question) - 1, len(labels))
+            labels[:masked] = [IGNORED] * masked
+        examples.append(Example(ids=tuple(ids), labels=tuple(labels), cut_tokens=len(whole) - len(ids)))
+    return tuple(examples)
+
+
+def order(count: int, *, seed: int) -> Callable[[int], int]:
+    """The data order: a function from the place in the stream of records to a record's index.
+
+    The stream is whole epochs, each shuffled with a seed of its own, so any step can be found again without
+    replaying those before it.
+    """
+    epochs: dict[int, list[int]] = {}
+
+    def at(place: int) -> int:
+        epoch, offset = divmod(place, count)
+        if epoch not in epochs:
+            epochs.clear()
+            indices = list(range(count))
+            random.Random(f"{seed}/{epoch}").shuffle(indices)
+            epochs[epoch] = indices
+        return epochs[epoch][offset]
+
+    return at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Rows of one length: ``ids`` and ``labels`` are integer tensors of shape (records, tokens)."""
+
+    ids: Any
+    labels: Any
+    records: tuple[int, ...]
+    targets: int
+    """Labels that are learned from."""
+
+
+def collate(examples: Sequence[Example], indices: Sequence[int], *, length: int, fill: int) -> Batch:
+    """The examples at ``indices`` as one batch, filled on the right to ``length``.
+
+    No mask is needed: attention is causal and the filling lies behind every real token, with no label of its own.
+    """
+    import torch  # noqa: PLC0415 - records and tokens are usable without torch
+
+    ids = torch.full((len(indices), length), fill, dtype=torch.int64)
+    labels = torch.full((len(indices), length), IGNORED, dtype=torch.int64)
+    targets = 0
+    for row, index in enumerate(indices):
+        example = examples[index]
+        ids[row, : len(example.ids)] = torch.tensor(example.ids)
+        labels[row, : len(example.labels)] = torch.tensor(example.labels)
+        targets += sum(label != IGNORED for label in example.labels)
+    return Batch(ids=ids, labels=labels, records=tuple(indices), targets=targets)

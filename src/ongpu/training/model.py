@@ -1,0 +1,245 @@
+"""GPT-2, written out, with the weights of Hugging Face checkpoints.
+
+Names and layouts are theirs, so ``model.safetensors`` is a plain dump of ``state_dict()``, and transformers is not
+imported on this path. Without dropout. The head is the transposed token embedding, as in every published GPT-2.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ongpu.errors import WorkError
+from ongpu.training.data import IGNORED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPT2Shape:
+    """The sizes of a GPT-2; ``inner_width`` is four times ``width``."""
+
+    vocab_size: int
+    context_length: int
+    width: int
+    layers: int
+    heads: int
+    end_id: int
+
+    def to_config(self) -> dict[str, object]:
+        """The ``config.json`` transformers reads."""
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": self.vocab_size,
+            "n_positions": self.context_length,
+            "n_embd": self.width,
+            "n_layer": self.layers,
+            "n_head": self.heads,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": LAYER_NORM_EPSILON,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+            "initializer_range": INITIAL_STD,
+            "bos_token_id": self.end_id,
+            "eos_token_id": self.end_id,
+            "pad_token_id": self.end_id,
+            "tie_word_embeddings": True,
+            "dtype": "float32",
+            "torch_dtype": "float32",
+        }
+
+
+LAYER_NORM_EPSILON: Final = 1e-5
+INITIAL_STD: Final = 0.02
+
+
+def gpt2_shape(*, end_id: int) -> GPT2Shape:
+    """The 124M shape (Radford et al. 2019, the small model): 124,439,808 parameters."""
+    return GPT2Shape(vocab_size=50257, context_length=1024, width=768, layers=12, heads=12, end_id=end_id)
+
+
+def tiny_shape(*, vocab_size: int, end_id: int) -> GPT2Shape:
+    """The embedded default: some 3.8 million parameters with a vocabulary of 2,048."""
+    return GPT2Shape(vocab_size=vocab_size, context_length=512, width=256, layers=4, heads=4, end_id=end_id)
+
+
+class Embedding(nn.Module):
+    """A table of vectors, its weight left empty: ``nn.Embedding`` would fill it with numbers we do not use."""
+
+    def __init__(self, entries: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(entries, width))
+
+    def forward(self, ids: Any) -> Any:
+        """The vectors of ``ids``."""
+        return functional.embedding(ids, self.weight)
+
+
+class Projection(nn.Module):
+    """A linear layer with its weight stored (inputs, outputs), as GPT-2 checkpoints have it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Any) -> Any:
+        """Shape (rows, tokens, inputs) to (rows, tokens, outputs)."""
+        return torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight).view(*x.shape[:-1], -1)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; ``c_attn`` makes queries, keys and values at once."""
+
+    def __init__(self, shape: GPT2Shape) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.c_attn = Projection(shape.width, 3 * shape.width)
+        self.c_proj = Projection(shape.width, shape.width)
+
+    def forward(self, x: Any) -> Any:
+        """Shape (rows, tokens, width) in and out."""
+        rows, length, width = x.shape
+        query, key, value = (
+            part.view(rows, length, self.heads, width // self.heads).transpose(1, 2)
+            for part in self.c_attn(x).split(width, dim=2)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.c_proj(mixed.transpose(1, 2).reshape(rows, length, width))
+
+
+class FeedForward(nn.Module):
+    """Four times as wide inside, with the tanh form of GELU."""
+
+    def __init__(self, shape: GPT2Shape) -> None:
+        super().__init__()
+        self.c_fc = Projection(shape.width, 4 * shape.width)
+        self.c_proj = Projection(4 * shape.width, shape.width)
+
+    def forward(self, x: Any) -> Any:
+        """Shape (rows, tokens, width) in and out."""
+        return self.c_proj(functional.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each behind its norm and around the residual stream."""
+
+    def __init__(self, shape: GPT2Shape) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(shape.width, eps=LAYER_NORM_EPSILON)
+        self.attn = Attention(shape)
+        self.ln_2 = nn.LayerNorm(shape.width, eps=LAYER_NORM_EPSILON)
+        self.mlp = FeedForward(shape)
+
+    def forward(self, x: Any) -> Any:
+        """Shape (rows, tokens, width) in and out."""
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """Everything but the head."""
+
+    def __init__(self, shape: GPT2Shape) -> None:
+        super().__init__()
+        self.wte = Embedding(shape.vocab_size, shape.width)
+        self.wpe = Embedding(shape.context_length, shape.width)
+        self.h = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.ln_f = nn.LayerNorm(shape.width, eps=LAYER_NORM_EPSILON)
+
+    def forward(self, ids: Any) -> Any:
+        """Token ids (rows, tokens) to vectors (rows, tokens, width)."""
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        x = self.wte(ids) + self.wpe(positions)
+        for block in self.h:
+            x = block(x)
+        return self.ln_f(x)
+
+
+class GPT2(nn.Module):
+    """The model: token ids of shape (rows, tokens) in, logits of shape (rows, tokens, vocabulary) out."""
+
+    def __init__(self, shape: GPT2Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.transformer = Transformer(shape)
+
+    @property
+    def context_length(self) -> int:
+        """The longest row the model takes."""
+        return self.shape.context_length
+
+    def forward(self, ids: Any) -> Any:
+        """Token ids to logits."""
+        return functional.linear(self.transformer(ids), self.transformer.wte.weight)
+
+    def loss_sum(self, ids: Any, labels: Any) -> Any:
+        """The cross-entropy in nats, summed over the labels that are not ``IGNORED``."""
+        logits = self(ids)
+        return functional.cross_entropy(
+            logits.view(-1, logits.shape[-1]).float(), labels.view(-1), ignore_index=IGNORED, reduction="sum"
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``.
+
+        :raises WorkError: the disk is full or cannot be written.
+        """
+        import safetensors.torch  # noqa: PLC0415 - needed at the end of a run only
+
+        (folder / "config.json").write_text(json.dumps(self.shape.to_config(), indent=2) + "\n", "utf-8")
+        weights = {name: weight.detach().to("cpu").contiguous() for name, weight in self.state_dict().items()}
+        try:
+            safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            raise WorkError(f"{error}.", next_step="Make room on the disk.") from None
+        shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors makes it owner-only
+
+
+def build(shape: GPT2Shape, *, seed: int) -> GPT2:
+    """A GPT-2 on the CPU with GPT-2's random weights.
+
+    Each weight is drawn from a generator of its own (seed and name), so the numbers depend neither on the device
+    nor on the order in which threads fill them.
+    """
+    model = GPT2(shape)
+    residual_std = INITIAL_STD / math.sqrt(2 * shape.layers)
+
+    def fill(name: str, weight: Any) -> None:
+        if weight.dim() == 1:
+            nn.init.constant_(weight, 1.0 if name.endswith("weight") else 0.0)
+        else:
+            _normal(weight, name, seed=seed, std=residual_std if name.endswith("c_proj.weight") else INITIAL_STD)
+
+    _in_parallel([(fill, name, weight) for name, weight in model.named_parameters()])
+    return model
+
+
+_ROWS_AT_ONCE: Final = 4096
+
+
+def _normal(weight: Any, name: str, *, seed: int, std: float) -> None:
+    with torch.no_grad():
+        for part, rows in enumerate(weight.split(_ROWS_AT_ONCE)):
+            digest = hashlib.sha256(f"{seed}/{name}/{part}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+            rows.normal_(0.0, std, generator=generator)
+
+
+def _in_parallel(jobs: list[tuple[Callable[[str, Any], None], str, Any]]) -> None:
+    """Fill the largest weights first, a few at a time: torch releases the interpreter lock meanwhile."""
+    ordered = sorted(jobs, key=lambda job: -job[2].numel())
+    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+        for done in [pool.submit(run, name, weight) for run, name, weight in ordered]:
+            done.result()

@@ -1,0 +1,149 @@
+"""The output folder: claimed before anything is written, one record a step, and a model that transformers loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Final
+
+from ongpu.errors import UsageError, WorkError
+from ongpu.training.checkpoint import FOLDER as CHECKPOINTS
+from ongpu.training.checkpoint import sync
+
+RUN: Final = "run.json"
+METRICS: Final = "metrics.jsonl"
+TENSORBOARD: Final = "tensorboard"
+_STAGED: Final = ".model.partial"
+_OURS: Final = (RUN, METRICS, TENSORBOARD, CHECKPOINTS, "config.json", "model.safetensors", "tokenizer.json")
+_NEXT: Final = "Choose another --output"
+
+
+class RunFolder:
+    """The folder of one run. Made by :meth:`claim`."""
+
+    def __init__(self, path: Path, *, created: tuple[Path, ...]) -> None:
+        self.path = path
+        self._created = created
+        self._metrics: IO[str] | None = None
+
+    @classmethod
+    def claim(cls, path: Path, *, resume: bool) -> RunFolder:
+        """Check that a run can begin (or go on) in ``path``, and make the folder.
+
+        :raises UsageError: it is a file, it holds another run, or there is nothing to resume.
+        :raises WorkError: it cannot be written.
+        """
+        try:
+            if path.exists() and not path.is_dir():
+                raise UsageError(f"The output {path} is a file, not a folder.", next_step=f"{_NEXT}.")
+            state = _state(path)
+            taken = [name for name in _OURS if (path / name).exists()]
+            if resume and state is None:
+                raise UsageError(
+                    f"There is no run to resume in {path}.", next_step="Leave --resume out, or give its --output."
+                )
+            if not resume and taken:
+                how = f"a {state} run" if state else f"{taken[0]}, which this run would write"
+                more = "" if state is None or state == "finished" else ", or continue it with --resume"
+                raise UsageError(f"The output folder {path} already holds {how}.", next_step=f"{_NEXT}{more}.")
+            created = tuple(folder for folder in (path, *path.parents) if not folder.exists())
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / f".writable-{os.getpid()}"
+            probe.write_bytes(b"x")
+            probe.unlink()
+            shutil.rmtree(path / _STAGED, ignore_errors=True)
+        except OSError as error:
+            raise WorkError(
+                f"The output folder {path} cannot be written: {error.strerror}.", next_step=f"{_NEXT}, or make room."
+            ) from None
+        return cls(path, created=created)
+
+    def release(self) -> None:
+        """Remove what :meth:`claim` made, where nothing was written into it: no half-made folder stays."""
+        for folder in self._created:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+
+    def write_state(self, state: str, facts: Mapping[str, object]) -> None:
+        """Replace ``run.json``: ``running``, ``finished``, ``interrupted`` or ``failed``, and the run's facts."""
+        aside = self.path / f"{RUN}.partial"
+        try:
+            aside.write_text(json.dumps({"schema": "ongpu/train-run/1", "state": state, **facts}, indent=2) + "\n")
+            sync(aside)
+            aside.replace(self.path / RUN)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise WorkError(
+                f"{self.path / RUN} cannot be written: {error.strerror}.", next_step="Make room on the disk."
+            ) from None
+
+    def record(self, values: Mapping[str, object]) -> None:
+        """Append one line to ``metrics.jsonl``; it is there when this returns."""
+        try:
+            if self._metrics is None:
+                self._metrics = (self.path / METRICS).open("a", encoding="utf-8", newline="\n")
+            self._metrics.write(json.dumps(values, allow_nan=False) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise WorkError(
+                f"{self.path / METRICS} cannot be written: {error.strerror}.",
+                next_step="Make room on the disk, and start again in another --output.",
+            ) from None
+
+    def forget_after(self, step: int) -> None:
+        """Drop the records of steps after ``step``, and a torn last line: a resumed run writes them again."""
+        path = self.path / METRICS
+        if not path.exists():
+            return
+        kept = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) in range(1, step + 1)]
+        aside = path.with_suffix(".partial")
+        aside.write_text("".join(line + "\n" for line in kept), "utf-8")
+        aside.replace(path)
+
+    def save_model(self, write: Callable[[Path], None]) -> None:
+        """Let ``write`` fill a folder aside, then move its files into the run's folder, ``run.json`` untouched."""
+        staged = self.path / _STAGED
+        try:
+            staged.mkdir()
+            write(staged)
+            names = sorted(staged.iterdir(), key=lambda file: file.name == "config.json")
+            for file in names:
+                sync(file)
+            for file in names:  # config.json last: without it the folder is no model
+                file.replace(self.path / file.name)
+            sync(self.path)
+        except (OSError, WorkError) as error:
+            reason = error.message if isinstance(error, WorkError) else f"{error.strerror}."
+            raise WorkError(
+                f"The model cannot be saved in {self.path}: {reason}",
+                next_step="Make room on the disk, and train again in another --output.",
+            ) from None
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+
+def _state(path: Path) -> str | None:
+    try:
+        return str(json.loads((path / RUN).read_text("utf-8"))["state"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError):
+        return "damaged"
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return -1
