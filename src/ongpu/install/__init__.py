@@ -1,0 +1,19 @@
+"""Decision + project -> a fresh environment, with what was excluded or overridden and why."""
+
+from ongpu.install.engine import install
+from ongpu.install.policy import PolicyRow, policy
+from ongpu.install.project import Project, read_project
+from ongpu.install.request import Activation, Change, Installed, InstallReport, InstallRequest
+
+__all__ = [
+    "Activation",
+    "Change",
+    "InstallReport",
+    "InstallRequest",
+    "Installed",
+    "PolicyRow",
+    "Project",
+    "install",
+    "policy",
+    "read_project",
+]

@@ -1,0 +1,65 @@
+"""A request is refused before anything is started, where that can be known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from ongpu.domain.build import DecisionKind
+from ongpu.domain.verdict import Cause
+from ongpu.errors import BlockedError, UsageError
+from ongpu.install.request import InstallRequest
+
+
+def check_decision(request: InstallRequest) -> None:
+    """Only a prebuilt CUDA build is installed. Raises :class:`BlockedError` with the plan's cause otherwise."""
+    decision = request.decision
+    if decision.decision is not DecisionKind.PREBUILT or decision.torch is None or decision.cuda_tag is None:
+        raise BlockedError(
+            f"There is no prebuilt torch to install: the plan says {decision.decision.value}.",
+            next_step=decision.next_step,
+            cause=(decision.cause or Cause.UNDETERMINED).value,
+        )
+    if not decision.cuda_tag.startswith("cu"):
+        raise BlockedError(
+            f"The plan names a build without CUDA ({decision.torch}+{decision.cuda_tag}), which ongpu never installs.",
+            next_step="Plan again for an NVIDIA GPU: ongpu plan.",
+            cause=Cause.CPU_ONLY_TORCH.value,
+        )
+
+
+def check_values(request: InstallRequest) -> None:
+    """The values a person typed. Raises :class:`UsageError` naming the first that makes no sense."""
+    for option, url in (("--index-url", request.index_url), ("--torch-index-url", request.torch_index_url)):
+        if url is not None and not url.startswith(("https://", "http://", "file://")):
+            raise UsageError(
+                f"{option} {url!r} is not a URL of a package index.", next_step="Give one that starts with https://."
+            )
+    for link in request.find_links:
+        if link.startswith("-") or "\n" in link:
+            raise UsageError(f"--find-links {link!r} is not a folder or a page.", next_step="Give a folder of wheels.")
+        if "://" not in link and not Path(link).is_dir():
+            raise UsageError(
+                f"--find-links {link!r} is not a folder.", next_step="Give a folder of wheels that exists."
+            )
+    if request.offline and not request.find_links:
+        raise UsageError(
+            "Offline, there is nothing to install from.", next_step="Give a folder of wheels: --find-links DIR."
+        )
+    if request.python is not None and (request.python.startswith("-") or not request.python.strip()):
+        raise UsageError(f"{request.python!r} is no Python.", next_step="Give a version such as 3.12, or a path.")
+    for text in request.requirements:
+        try:
+            Requirement(text)
+        except InvalidRequirement as error:
+            raise UsageError(
+                f"{text!r} is not a requirement: {str(error).splitlines()[0]}.", next_step="Write it as name>=version."
+            ) from error
+    if request.extra and request.project is None:
+        raise UsageError("--extra is given without --project.", next_step="Name the project's folder with --project.")
+    if request.project is not None and not request.build and not request.editable:
+        raise UsageError(
+            "A project that is not editable must be built, which was ruled out.",
+            next_step="Drop one of the two options.",
+        )
