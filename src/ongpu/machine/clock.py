@@ -12,11 +12,11 @@ import psutil
 class Clock(Protocol):
     """What the rooms ask of time."""
 
-    def wall(self) -> float:
+    def wall_s(self) -> float:
         """Seconds since the epoch. May jump: never subtract two of them."""
         ...
 
-    def monotonic(self) -> float:
+    def mono_s(self) -> float:
         """Seconds of a clock that never goes back; on Linux the same for all processes of a boot."""
         ...
 
@@ -28,11 +28,11 @@ class Clock(Protocol):
 class RealClock:
     """The clocks of this machine."""
 
-    def wall(self) -> float:
+    def wall_s(self) -> float:
         """Seconds since the epoch."""
         return time.time()
 
-    def monotonic(self) -> float:
+    def mono_s(self) -> float:
         """Seconds of the monotonic clock."""
         return time.monotonic()
 

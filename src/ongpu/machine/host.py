@@ -51,8 +51,8 @@ class Host(Protocol):
         """Whether something is at a path, as far as this user can see."""
         ...
 
-    def list_dir(self, path: str) -> tuple[str, ...]:
-        """The sorted names in a folder. :raises DoorError: as ``read_text``."""
+    def list_dir(self, path: str, *, prefix: str = "") -> tuple[str, ...]:
+        """The sorted names in a folder that begin with ``prefix``. :raises DoorError: as ``read_text``."""
         ...
 
     def real_path(self, path: str) -> str:
@@ -92,10 +92,10 @@ class RealHost:
         except (OSError, ValueError):
             return False
 
-    def list_dir(self, path: str) -> tuple[str, ...]:
+    def list_dir(self, path: str, *, prefix: str = "") -> tuple[str, ...]:
         """The sorted names in a folder."""
         try:
-            return tuple(sorted(os.listdir(path)))  # noqa: PTH208 - names are wanted, not paths
+            return tuple(sorted(name for name in os.listdir(path) if name.startswith(prefix)))  # noqa: PTH208 - names
         except (OSError, ValueError) as error:
             raise _file_error(path, error) from error
 

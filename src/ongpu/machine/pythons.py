@@ -83,7 +83,7 @@ def _candidates(host: Host) -> Iterator[str]:
     windows = host.platform().os == "windows"
     for folder in _folders(host, windows=windows):
         try:
-            names = host.list_dir(folder)
+            names = host.list_dir(folder, prefix="python")
         except DoorError:  # a search path lists folders that do not exist as a matter of course
             continue
         for name in names:

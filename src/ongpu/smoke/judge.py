@@ -23,6 +23,7 @@ def both(done: Completed) -> str:
 
 
 def ended_badly(done: Completed) -> tuple[str, Cause | None]:
+    """Why a child that should have left a result did not, and the cause its words name."""
     last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["nothing on standard error"]
     if done.timed_out:
         return f"the child did not end within its limit ({done.seconds:.0f} s) and was killed", None

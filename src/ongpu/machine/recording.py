@@ -1,0 +1,367 @@
+"""Recordings of the doors: made on a real machine by the real classes, replayed anywhere.
+
+A recording is JSON: ``{"schema": "ongpu/recording/1", "title", "calls": [{"door", "call", "arguments", "answer"} or
+{..., "error": {"code", "reason"}}]}``. A call is found by door, name and arguments; the same call made again gets the
+next answer recorded for it, and the last one from then on (the state of a machine that was not asked more often).
+A call that was never recorded is a :class:`LookupError`: record again, do not invent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from ongpu.domain.arch import ComputeCapability
+from ongpu.errors import DoorError
+from ongpu.machine.driver_check import PAYLOAD
+from ongpu.machine.host import Host, PlatformFacts
+from ongpu.machine.nvml import Nvml, NvmlDevice, ProcessMemory
+from ongpu.machine.process import Completed, Processes
+
+SCHEMA: Final = "ongpu/recording/1"
+_TEMPORARY: Final = re.compile(r"\S*[/\\]ongpu-[a-z]+-\w+(?=[/\\])")
+_T = TypeVar("_T")
+
+
+def _encode(value: object) -> object:
+    if isinstance(value, ComputeCapability):
+        return str(value)
+    raise NotImplementedError(f"a recording has no form for {type(value).__name__}")
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is ComputeCapability and isinstance(value, str):
+        return ComputeCapability.parse(value)
+    raise NotImplementedError(f"a recording has no form for {kind.__name__}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """A child as it is recorded: its output as text that gives the same bytes back."""
+
+    pid: int
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+    timed_out: bool
+
+
+def _command(argv: Iterable[str]) -> list[str]:
+    """A command without what differs from run to run and from checkout to checkout."""
+    return [_TEMPORARY.sub("{temporary}", os.fspath(word).replace(str(PAYLOAD), "{payload}")) for word in argv]
+
+
+class Book:
+    """What was asked and answered so far."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, object]] = []
+        self._lock = threading.Lock()
+
+    def take(self, door: str, call: str, arguments: Sequence[object], ask: Callable[[], _T]) -> _T:
+        """Ask, write down, and hand on what came: an answer or a :class:`DoorError`."""
+        line: dict[str, object] = {"door": door, "call": call, "arguments": list(arguments)}
+        try:
+            answer = ask()
+        except DoorError as error:
+            line["error"] = {"code": error.code, "reason": error.reason}
+            raise
+        else:
+            line["answer"] = msgspec.to_builtins(answer, enc_hook=_encode)
+            return answer
+        finally:
+            with self._lock:
+                # A host's files stand still while they are read: asked twice, they are written down once.
+                if door != "host" or line not in self.calls:
+                    self.calls.append(line)
+
+    def text(self, *, title: str) -> str:
+        """The recording as JSON."""
+        document = {"schema": SCHEMA, "title": title, "calls": self.calls}
+        return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
+
+
+class RecordingHost:
+    """A host that is written down. :param variables: the environment variables that may be kept."""
+
+    def __init__(self, host: Host, book: Book, *, variables: frozenset[str]) -> None:
+        self._host = host
+        self._book = book
+        self._variables = variables
+
+    def read_text(self, path: str) -> str:
+        """See :class:`Host`."""
+        return self._book.take("host", "read_text", [path], lambda: self._host.read_text(path))
+
+    def exists(self, path: str) -> bool:
+        """See :class:`Host`."""
+        return self._book.take("host", "exists", [path], lambda: self._host.exists(path))
+
+    def list_dir(self, path: str, *, prefix: str = "") -> tuple[str, ...]:
+        """See :class:`Host`."""
+        return self._book.take("host", "list_dir", [path, prefix], lambda: self._host.list_dir(path, prefix=prefix))
+
+    def real_path(self, path: str) -> str:
+        """See :class:`Host`."""
+        return self._book.take("host", "real_path", [path], lambda: self._host.real_path(path))
+
+    def environment(self) -> Mapping[str, str]:
+        """See :class:`Host`; all others are kept out of the recording, and out of this answer."""
+        whole = self._host.environment()
+        return self._book.take(
+            "host", "environment", [], lambda: {name: whole[name] for name in sorted(self._variables & set(whole))}
+        )
+
+    def platform(self) -> PlatformFacts:
+        """See :class:`Host`."""
+        return self._book.take("host", "platform", [], self._host.platform)
+
+
+class RecordingProcesses:
+    """Processes that are written down. :param environment: what each child gets (more than what is kept of it)."""
+
+    def __init__(self, processes: Processes, book: Book, *, environment: Mapping[str, str]) -> None:
+        self._processes = processes
+        self._book = book
+        self._environment = dict(environment)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float | None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        on_output: Callable[[bytes], None] | None = None,
+        on_start: Callable[[int], None] | None = None,
+    ) -> Completed:
+        """See :class:`Processes`."""
+        pids: list[int] = []
+        kept: list[Completed] = []
+
+        def started(pid: int) -> None:
+            pids.append(pid)
+            if on_start is not None:
+                on_start(pid)
+
+        def ask() -> _Run:
+            done = self._processes.run(
+                argv,
+                timeout_s=timeout_s,
+                env={**self._environment, **(env or {})},
+                cwd=cwd,
+                on_output=on_output,
+                on_start=started,
+            )
+            kept.append(done)
+            return _Run(
+                pid=pids[0],
+                status=done.status,
+                stdout=done.stdout.decode("utf-8", "surrogateescape"),
+                stderr=done.stderr.decode("utf-8", "surrogateescape"),
+                seconds=round(done.seconds, 3),
+                timed_out=done.timed_out,
+            )
+
+        self._book.take("process", "run", _command(argv), ask)
+        return kept[0]
+
+
+class RecordingNvml:
+    """NVML that is written down."""
+
+    def __init__(self, nvml: Nvml, book: Book) -> None:
+        self._nvml = nvml
+        self._book = book
+
+    def kernel_mode_version(self) -> str:
+        """See :class:`Nvml`."""
+        return self._book.take("nvml", "kernel_mode_version", [], self._nvml.kernel_mode_version)
+
+    def devices(self) -> tuple[NvmlDevice, ...]:
+        """See :class:`Nvml`."""
+        return self._book.take("nvml", "devices", [], self._nvml.devices)
+
+    def processes(self, uuid: str) -> tuple[ProcessMemory, ...]:
+        """See :class:`Nvml`."""
+        return self._book.take("nvml", "processes", [uuid], lambda: self._nvml.processes(uuid))
+
+    def memory_used(self, uuid: str) -> int:
+        """See :class:`Nvml`."""
+        return self._book.take("nvml", "memory_used", [uuid], lambda: self._nvml.memory_used(uuid))
+
+    def utilization(self, uuid: str) -> int:
+        """See :class:`Nvml`."""
+        return self._book.take("nvml", "utilization", [uuid], lambda: self._nvml.utilization(uuid))
+
+    def power_mw(self, uuid: str) -> int:
+        """See :class:`Nvml`."""
+        return self._book.take("nvml", "power_mw", [uuid], lambda: self._nvml.power_mw(uuid))
+
+    def energy_mj(self, uuid: str) -> int:
+        """See :class:`Nvml`."""
+        return self._book.take("nvml", "energy_mj", [uuid], lambda: self._nvml.energy_mj(uuid))
+
+    def close(self) -> None:
+        """See :class:`Nvml`."""
+        self._book.take("nvml", "close", [], self._nvml.close)
+
+
+def recorded_opening(opener: Callable[[], Nvml], book: Book) -> Callable[[], Nvml]:
+    """An opener of NVML whose opening is written down as well."""
+
+    def opened() -> Nvml:
+        doors: list[Nvml] = []
+        book.take("nvml", "open", [], lambda: doors.append(opener()))
+        return RecordingNvml(doors[0], book)
+
+    return opened
+
+
+class Replay:
+    """A recording as the three doors it was made of: it is a host, and has ``processes`` and ``open_nvml``.
+
+    :param text: the recording. :raises ValueError: it is not one.
+    """
+
+    def __init__(self, text: str) -> None:
+        document = msgspec.json.decode(text)
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise ValueError(f"not a recording: its schema is not {SCHEMA!r}")
+        self.title = str(document["title"])
+        self._answers: dict[tuple[str, str, str], deque[dict[str, object]]] = defaultdict(deque)
+        self._lock = threading.Lock()
+        for line in document["calls"]:
+            self._answers[self._key(line["door"], line["call"], line["arguments"])].append(line)
+        self.processes = ReplayProcesses(self)
+
+    @staticmethod
+    def _key(door: str, call: str, arguments: Sequence[object]) -> tuple[str, str, str]:
+        return door, call, msgspec.json.encode(list(arguments)).decode()
+
+    def answer(self, door: str, call: str, arguments: Sequence[object], kind: type[_T]) -> _T:
+        """The recorded answer to a call. :raises LookupError: it was never recorded."""
+        with self._lock:
+            lines = self._answers.get(self._key(door, call, arguments))
+            if not lines:
+                raise LookupError(f"the recording {self.title!r} has no answer to {door}.{call}({arguments!r})")
+            line = lines.popleft() if len(lines) > 1 else lines[0]
+        error = line.get("error")
+        if isinstance(error, dict):
+            raise DoorError(door=_DOOR_OF_ERROR.get(door, door), code=error["code"], reason=error["reason"])
+        return msgspec.convert(line["answer"], kind, dec_hook=_decode)
+
+    def read_text(self, path: str) -> str:
+        """See :class:`Host`."""
+        return self.answer("host", "read_text", [path], str)
+
+    def exists(self, path: str) -> bool:
+        """See :class:`Host`."""
+        return self.answer("host", "exists", [path], bool)
+
+    def list_dir(self, path: str, *, prefix: str = "") -> tuple[str, ...]:
+        """See :class:`Host`."""
+        return self.answer("host", "list_dir", [path, prefix], tuple[str, ...])
+
+    def real_path(self, path: str) -> str:
+        """See :class:`Host`."""
+        return self.answer("host", "real_path", [path], str)
+
+    def environment(self) -> Mapping[str, str]:
+        """See :class:`Host`."""
+        return self.answer("host", "environment", [], dict[str, str])
+
+    def platform(self) -> PlatformFacts:
+        """See :class:`Host`."""
+        return self.answer("host", "platform", [], PlatformFacts)
+
+    def open_nvml(self) -> Nvml:
+        """NVML as it was recorded, or the error that its opening was."""
+        self.answer("nvml", "open", [], type(None))
+        return ReplayNvml(self)
+
+
+_DOOR_OF_ERROR: Final = {"host": "file"}
+
+
+class ReplayNvml:
+    """NVML of a recording."""
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+
+    def kernel_mode_version(self) -> str:
+        """See :class:`Nvml`."""
+        return self._replay.answer("nvml", "kernel_mode_version", [], str)
+
+    def devices(self) -> tuple[NvmlDevice, ...]:
+        """See :class:`Nvml`."""
+        return self._replay.answer("nvml", "devices", [], tuple[NvmlDevice, ...])
+
+    def processes(self, uuid: str) -> tuple[ProcessMemory, ...]:
+        """See :class:`Nvml`."""
+        return self._replay.answer("nvml", "processes", [uuid], tuple[ProcessMemory, ...])
+
+    def memory_used(self, uuid: str) -> int:
+        """See :class:`Nvml`."""
+        return self._replay.answer("nvml", "memory_used", [uuid], int)
+
+    def utilization(self, uuid: str) -> int:
+        """See :class:`Nvml`."""
+        return self._replay.answer("nvml", "utilization", [uuid], int)
+
+    def power_mw(self, uuid: str) -> int:
+        """See :class:`Nvml`."""
+        return self._replay.answer("nvml", "power_mw", [uuid], int)
+
+    def energy_mj(self, uuid: str) -> int:
+        """See :class:`Nvml`."""
+        return self._replay.answer("nvml", "energy_mj", [uuid], int)
+
+    def close(self) -> None:
+        """See :class:`Nvml`."""
+        self._replay.answer("nvml", "close", [], type(None))
+
+
+class ReplayProcesses:
+    """Processes of a recording: nothing is started; the callbacks get what the child said then."""
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float | None,  # noqa: ARG002 - the door's shape
+        env: Mapping[str, str] | None = None,  # noqa: ARG002 - as above
+        cwd: Path | None = None,  # noqa: ARG002 - as above
+        on_output: Callable[[bytes], None] | None = None,
+        on_start: Callable[[int], None] | None = None,
+    ) -> Completed:
+        """See :class:`Processes`; limit, environment and folder are those of the recording."""
+        run = self._replay.answer("process", "run", _command(argv), _Run)
+        stdout = run.stdout.encode("utf-8", "surrogateescape")
+        stderr = run.stderr.encode("utf-8", "surrogateescape")
+        if on_start is not None:
+            on_start(run.pid)
+        if on_output is not None:
+            for chunk in filter(None, (stdout, stderr)):
+                on_output(chunk)
+        return Completed(
+            argv=tuple(argv),
+            status=run.status,
+            stdout=stdout,
+            stderr=stderr,
+            seconds=run.seconds,
+            timed_out=run.timed_out,
+        )
