@@ -236,6 +236,5 @@ def _refuse_special(info: zipfile.ZipInfo) -> None:
 def _common_folder(names: list[str]) -> str:
     """``NAME/`` where the folder itself was zipped, so that all members stand under it."""
     heads = {name.split("/", 1)[0] for name in names}
-    if len(heads) == 1 and all("/" in name for name in names):
-        return heads.pop() + "/"
-    return ""
+    head = heads.pop() if len(heads) == 1 else ""
+    return f"{head}/" if is_plain(head) and all("/" in name for name in names) else ""

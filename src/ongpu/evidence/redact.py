@@ -54,12 +54,18 @@ _PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     ("token", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
     ("token", r"\b(?:pypi-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{30,}|AIza[A-Za-z0-9_-]{35}|dop_v1_[a-f0-9]{64})"),
     ("token", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"),
-    ("authorization", r"(?i)(?<=authorization: )(?:bearer|basic|token) +[A-Za-z0-9._~+/=-]{8,}"),
-    ("userinfo", r"(?<=://)[^\s/@:'\"]*:[^\s/@'\"]+(?=@)"),
-    ("userinfo", r"(?<=://)[^\s/@:'\"]{20,}(?=@)"),
-    ("netrc", r"(?i)(?<=\bpassword )[^\s'\"]{4,}"),
-    ("parameter", r"(?i)(?<=[?&](?:token|key|sig|auth)=)[^&\s'\"]{6,}|(?<=[?&]access_token=)[^&\s'\"]{6,}"),
-    ("parameter", r"(?<=[?&]X-Amz-Signature=)[0-9a-f]{16,}"),
+    (
+        "authorization",
+        r"(?i)(?P<keep>authorization['\"]?\s*[:=]\s*['\"]?)(?:bearer|basic|token) +[A-Za-z0-9._~+/=-]{8,}",
+    ),
+    ("userinfo", r"(?P<keep>://[^\s/@:'\"]*:)[^\s/@'\"]+(?=@)"),
+    ("userinfo", r"(?P<keep>://)[^\s/@:'\"]{20,}(?=@)"),
+    ("netrc", r"(?i)(?P<keep>\blogin\s+\S{1,100}\s+password\s+)[^\s'\"]{4,}"),
+    (
+        "parameter",
+        r"(?i)(?P<keep>[?&](?:token|access_token|api_?key|sig|signature|auth|X-Amz-Signature|X-Goog-Signature)=)"
+        r"[^&\s'\"]{6,}",
+    ),
 )
 
 
@@ -117,7 +123,7 @@ class Redactor:
         if self._literal is not None:
             text = self._literal.sub(lambda found: self._replacements[found[0]], text)
         for label, pattern in _COMPILED:
-            text = pattern.sub(f"<redacted:{label}>", text)
+            text = pattern.sub(label, text)
         for pattern, substitute in self._identity:
             text = pattern.sub(substitute, text)
         return text
@@ -230,4 +236,8 @@ def pseudonym(value: str, *, salt: str) -> str:
     return f"{prefix}{uuid.UUID(digest[:32])}"
 
 
-_COMPILED: Final = tuple((label, re.compile(pattern)) for label, pattern in _PATTERNS)
+# What stands before a credential and says what it is, is kept.
+_COMPILED: Final = tuple(
+    (("\\g<keep>" if "?P<keep>" in pattern else "") + f"<redacted:{label}>", re.compile(pattern))
+    for label, pattern in _PATTERNS
+)
