@@ -1,1 +1,20 @@
 """Reading machine code and PTX out of binaries: pure functions from bytes, and the walk over files."""
+
+from ongpu.scan.binary import scan_file
+from ongpu.scan.judge import failing, judge_binary, judge_coverage, judge_package
+from ongpu.scan.packages import scan_paths
+from ongpu.scan.torchlib import read_torch_version, torch_coverage
+from ongpu.scan.wheel import scan_wheel, scan_wheel_report
+
+__all__ = [
+    "failing",
+    "judge_binary",
+    "judge_coverage",
+    "judge_package",
+    "read_torch_version",
+    "scan_file",
+    "scan_paths",
+    "scan_wheel",
+    "scan_wheel_report",
+    "torch_coverage",
+]

@@ -1,0 +1,41 @@
+"""What to say beside a package's verdict, where the verdict alone would mislead.
+
+Source of the names: what their wheels carry, read in November 2026 (89 wheels); the words are about packages that
+compile for the GPU at run time and so need no precompiled code for it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ongpu.domain.coverage import PackageCoverage, Role
+
+_RUN_TIME: Final = {
+    "triton": "Triton compiles its kernels at run time",
+    "numba": "Numba compiles its kernels at run time",
+    "numba-cuda": "Numba compiles its kernels at run time",
+    "cuda-tile": "compiles its kernels at run time",
+    "nvidia-cutlass-dsl": "compiles its kernels at run time",
+    "exllamav3": "compiles its extension on first use",
+    "deepspeed": "compiles its operators on first use",
+    "cumm": "compiles its kernels at run time",
+    "warp-lang": "compiles a program's kernels at run time",
+}
+_CUPY: Final = "only CUB, Thrust and jitify are precompiled; the rest is compiled at run time by NVRTC"
+
+
+def note_for(package: PackageCoverage) -> str | None:
+    """A sentence to show beside the verdict, or ``None``."""
+    name = package.name.lower().replace("_", "-").replace(".", "-")
+    notes: list[str] = []
+    if name.startswith("cupy-cuda") or name == "cupy":
+        notes.append(_CUPY)
+    elif name in _RUN_TIME:
+        notes.append(_RUN_TIME[name])
+    roles = {binary.role for binary in package.binaries if binary.has_code}
+    if roles and Role.RUNTIME not in roles:
+        notes.append("what it carries are link inputs or a profiler's patches, not kernels a program runs")
+    opaque = sum(frames.size_bytes for binary in package.binaries for frames in binary.opaque)
+    if opaque:
+        notes.append(f"{opaque / 1e6:.0f} MB of compressed data could not be looked into")
+    return "; ".join(notes) or None

@@ -1,0 +1,91 @@
+"""A wheel, streamed: its binaries are inflated piece by piece and never lie on the disk or whole in memory."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ongpu.domain.coverage import BinaryCoverage, PackageCoverage, ScanReport
+from ongpu.errors import UsageError
+from ongpu.scan.binary import scan_reader
+from ongpu.scan.files import may_have_code
+from ongpu.scan.reader import FileReader, ForwardReader, MalformedError, Reader, inflate
+from ongpu.scan.tally import Tally
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_NAME_PARTS: Final = 2
+
+
+class _StoredReader:
+    """A member that is stored as it is: a part of the archive, at random."""
+
+    def __init__(self, reader: Reader, offset: int, size: int) -> None:
+        self._reader = reader
+        self._offset = offset
+        self.size = size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes from ``offset``."""
+        if offset < 0 or offset >= self.size:
+            return b""
+        return self._reader.read_at(self._offset + offset, min(size, self.size - offset))
+
+
+def scan_wheel(path: Path, *, deep: bool = True) -> tuple[BinaryCoverage, ...]:
+    """The coverage of each binary in a wheel that carries device code, or could not be read.
+
+    :raises UsageError: when the file is no zip archive. A broken member is a problem of that member alone.
+    """
+    return tuple(one for one in _scan_members(path, deep=deep) if one.has_code or one.problems or one.rocm)
+
+
+def scan_wheel_report(path: Path, *, deep: bool = True) -> ScanReport:
+    """The same as a report of one package, named by the file's name."""
+    every = tuple(_scan_members(path, deep=deep))
+    kept = tuple(one for one in every if one.has_code or one.problems or one.rocm)
+    parts = path.name.split("-")
+    name, version = (parts[0], parts[1]) if len(parts) > _NAME_PARTS else (path.stem, "")
+    package = PackageCoverage(name=name, version=version, binaries=kept, host_only=len(every) - len(kept))
+    problems = tuple(f"{one.path}: {text}" for one in kept for text in one.problems)
+    return ScanReport(target=str(path), packages=(package,), problems=problems, files_read=len(every), deep=deep)
+
+
+def _scan_members(path: Path, *, deep: bool) -> Iterator[BinaryCoverage]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [one for one in archive.infolist() if not one.is_dir() and may_have_code(one.filename)]
+        with FileReader(path) as reader:
+            for member in members:
+                coverage = _scan_member(reader, member, deep=deep)
+                if coverage.format != "other" or coverage.problems:
+                    yield coverage
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise UsageError(f"{path} is not a readable wheel: {error}.", next_step="Give a .whl file.") from error
+
+
+def _scan_member(reader: Reader, member: zipfile.ZipInfo, *, deep: bool) -> BinaryCoverage:
+    try:
+        local = reader.read_at(member.header_offset, _LOCAL.size)
+        if len(local) < _LOCAL.size or not local.startswith(b"PK\x03\x04"):
+            raise MalformedError("the member has no local header")
+        row = _LOCAL.unpack(local)
+        start = member.header_offset + _LOCAL.size + row[9] + row[10]
+        if member.flag_bits & 1:
+            raise MalformedError("the member is encrypted")
+        if member.compress_type == zipfile.ZIP_STORED:
+            return scan_reader(_StoredReader(reader, start, member.file_size), path=member.filename, deep=deep)
+        if member.compress_type != zipfile.ZIP_DEFLATED:
+            raise MalformedError(f"compression method {member.compress_type} is not read")
+
+        def start_over() -> Iterator[bytes]:
+            return inflate(reader, start, member.compress_size)
+
+        stream = ForwardReader(start_over, member.file_size)
+        return scan_reader(stream, path=member.filename, deep=deep, forward=True)
+    except MalformedError as error:
+        tally = Tally()
+        tally.problem(str(error))
+        return tally.unreadable(path=member.filename, size_bytes=member.file_size)
