@@ -14,7 +14,11 @@ class TorchBuild:
     """One published PyTorch build for one platform.
 
     ``cuda_tag`` is ``cu128``, or ``cpu``. ``targets`` is what the whole library is built for (a handful of
-    extra arch-specific cubins is not listed). ``index_url`` is ``None`` for PyPI's own variant.
+    extra arch-specific cubins is not listed); empty for a CUDA build means that nobody knows. ``pythons`` are
+    tags such as ``3.12`` and ``3.13t``; empty means unknown as well. ``evidence`` is how the targets are known:
+    ``binary``, ``script``, ``report`` or ``inferred``. ``publication`` is ``seen`` (on PyPI), ``stated`` (in the
+    release's own table), ``unprobed`` (in build scripts alone) or ``unverified``.
+    ``checked`` is the date of the reading, ``2026-11-22``.
     """
 
     torch: str
@@ -26,6 +30,9 @@ class TorchBuild:
     targets: tuple[CodeTarget, ...]
     pypi_default: bool
     source: str
+    evidence: str = "script"
+    publication: str = "stated"
+    checked: str = ""
 
     @property
     def runtime(self) -> RuntimeVersion | None:
@@ -87,11 +94,42 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Companion:
+    """``torchvision`` or ``torchaudio`` beside the chosen torch.
+
+    ``version`` is ``None`` where none is known to pair with it; ``reason`` then says why, and otherwise what
+    the pairing rests on. ``fits`` is whether its own CUDA code serves the GPUs; ``None``: its code was not read.
+    """
+
+    name: str
+    version: str | None
+    fits: bool | None
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitPart:
+    """One environment of a machine whose GPUs no single build serves.
+
+    ``devices`` are indexes into ``Machine.devices``; ``mask`` the value of ``CUDA_VISIBLE_DEVICES`` that shows
+    exactly these (UUIDs; where they are not known, a placeholder in angle brackets).
+    """
+
+    devices: tuple[int, ...]
+    mask: str
+    label: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """Which build for a machine.
 
     ``command`` is the installer's argv a person would type. ``assumptions`` names every fact that was not
-    given and had to be assumed; ``lost`` what an older choice costs; ``next_step`` is never empty.
+    given and had to be assumed; ``lost`` what an older choice costs; ``next_step`` is never empty. ``recipe``
+    holds the lines of a build script where the decision is to build from source. ``split`` names separate
+    environments where no single build serves every GPU. ``python`` is the tag the choice was made for.
     """
 
     decision: DecisionKind
@@ -107,3 +145,8 @@ class Decision:
     lost: tuple[str, ...]
     next_step: str
     simulated: bool = False
+    python: str | None = None
+    companions: tuple[Companion, ...] = ()
+    split: tuple[SplitPart, ...] = ()
+    recipe: tuple[str, ...] = ()
+    catalog_date: str | None = None

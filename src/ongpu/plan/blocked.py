@@ -1,0 +1,127 @@
+"""Why no build fits, and what the smallest change is that makes one fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ongpu.domain.build import AxisVerdict
+from ongpu.domain.verdict import Cause
+from ongpu.plan.build_axes import Candidate
+from ongpu.plan.facts import Facts
+from ongpu.plan.request import Requirement, version
+
+_MACHINE_FACTS = frozenset({"driver", "glibc"})
+_HARD = frozenset({"coverage", "driver"})
+_SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Why nothing fits.
+
+    ``closest`` is the build that came nearest, whose axes are shown; ``openings`` are single changes that would
+    make a build fit; ``refused`` the newest builds with their reasons. ``source_possible``: no published build
+    of the platform has code for the GPUs, so that building from source is what is left.
+    """
+
+    cause: Cause
+    closest: Candidate
+    next_step: str
+    openings: tuple[tuple[str, str], ...]
+    refused: tuple[tuple[str, str], ...]
+    source_possible: bool
+
+
+def find_block(
+    judged: list[Candidate],
+    facts: Facts,
+    *,
+    requirement: Requirement | None,
+) -> Block:
+    """Name the cause. A change the user can make at once (another Python) names it before the hardware does."""
+    here = [one for one in judged if "system" not in one.refusals()]
+    openings = _openings(here, facts)
+    wished = [one for one in here if not one.refusals() - _HARD]
+    pool = wished or here
+    closest = max(pool, key=lambda one: (-len(one.refusals()), -len(one.unknowns()), version(one.build.torch)))
+    changes = {axis for axis, _, _ in openings}
+    uncovered = all("coverage" in one.refusals() for one in here if one.build.targets)
+    step = openings[0][2] if openings else f"{closest.axis(_first_refusal(closest)).reason}."
+    return Block(
+        cause=_cause(wished, changes),
+        closest=closest,
+        next_step=f"{step[0].upper()}{step[1:]}",
+        openings=tuple((label, step) for _, label, step in openings),
+        refused=_refused(pool),
+        source_possible=uncovered and requirement is None and not changes,
+    )
+
+
+def _first_refusal(one: Candidate) -> str:
+    bad = [axis.axis for axis in one.axes if axis.verdict in {AxisVerdict.REFUSES, AxisVerdict.UNKNOWN}]
+    return bad[0]
+
+
+def _cause(wished: list[Candidate], changes: set[str]) -> Cause:
+    if changes & {"python", "glibc"}:
+        return Cause.PYTHON_ENV
+    if not wished:
+        return Cause.WHEEL_NO_ARCH if changes & {"requirement", "channel"} else Cause.PYTHON_ENV
+    covered = [one for one in wished if "coverage" not in one.refusals()]
+    if any("driver" not in one.refusals() for one in covered):
+        return Cause.UNDETERMINED
+    if covered:
+        known = [one for one in covered if not one.unknowns() - _MACHINE_FACTS]
+        return Cause.DRIVER_TOO_OLD if known else Cause.UNDETERMINED
+    return Cause.WHEEL_NO_ARCH
+
+
+def _openings(here: list[Candidate], facts: Facts) -> list[tuple[str, str, str]]:
+    """Each single axis whose change makes a build fit: axis, the build, what to do. The easiest change first."""
+    found = []
+    for axis in ("python", "glibc", "driver", "requirement", "channel"):
+        best = _best(here, frozenset({axis}))
+        if best is not None:
+            found.append((axis, best.build.label, _change(axis, best, facts)))
+    return found
+
+
+def _best(here: list[Candidate], ignoring: frozenset[str]) -> Candidate | None:
+    eligible = [one for one in here if one.refusals() <= ignoring and one.unknowns() <= _MACHINE_FACTS | ignoring]
+    return max(
+        eligible,
+        key=lambda one: (one.native, version(one.build.torch), one.build.pypi_default, one.build.cuda_tag),
+        default=None,
+    )
+
+
+def _change(axis: str, best: Candidate, facts: Facts) -> str:
+    label = best.build.label
+    match axis:
+        case "python":
+            python = _nearest(facts.python, best.build.pythons)
+            return f"use Python {python} instead of {facts.python}: {label} then fits"
+        case "glibc":
+            return f"use a newer system or a container ({best.axis('glibc').reason}): {label} then fits"
+        case "driver":
+            return f"update the driver ({best.axis('driver').reason}): {label} then fits"
+        case "requirement":
+            return f"drop the requirement on torch: {label} fits"
+        case _:
+            return f"allow nightly builds with --channel any: only {label} fits"
+
+
+def _nearest(wanted: str, pythons: tuple[str, ...]) -> str:
+    """The Python of a build that is closest to the one at hand, ordinary builds before free-threaded ones."""
+    minor = int(wanted.removesuffix("t").split(".")[1])
+    ordinary = [one for one in pythons if not one.endswith("t")] or list(pythons)
+    return min(ordinary, key=lambda one: abs(int(one.removesuffix("t").split(".")[1]) - minor))
+
+
+def _refused(pool: list[Candidate]) -> tuple[tuple[str, str], ...]:
+    ordered = sorted(pool, key=lambda one: (version(one.build.torch), one.build.cuda_tag), reverse=True)
+    return tuple(
+        (one.build.label, one.axis(_first_refusal(one)).reason)
+        for one in ordered[:_SHOWN]
+        if one.refusals() or one.unknowns()
+    )
