@@ -274,6 +274,7 @@ class _Job:
         ).resolve()
 
     def _say(self, resolution: Resolution) -> None:
+        """Before gigabytes are fetched, how many."""
         if self.on_output is None:
             return
         size = sum(one.size_bytes or 0 for one in resolution.locked)
@@ -282,7 +283,7 @@ class _Job:
         self.on_output(f"ongpu: {len(resolution.locked)} packages to install; {told}\n".encode())
 
     def _report(self, uv: Uv, resolution: Resolution, *, found: Environment | None, log: str | None) -> InstallReport:
-        installed = tuple(self._installed(one) for one in resolution.locked)
+        installed = tuple(self._installed(one, found) for one in resolution.locked)
         excluded, overridden = all_changes(
             resolution,
             project=self.project,
@@ -329,10 +330,12 @@ class _Job:
             lock_sha256=hashlib.sha256(resolution.lock_file.read_bytes()).hexdigest(),
         )
 
-    def _installed(self, one: Locked) -> Installed:
+    def _installed(self, one: Locked, found: Environment | None) -> Installed:
+        # A folder has no version in a lock: it is known once it was built.
+        built = found.package(one.name) if found is not None and one.version is None else None
         return Installed(
             name=one.name,
-            version=one.version,
+            version=built.version if built else one.version,
             url=None if one.location is None else self.redactor.text(one.location),
             sha256=one.sha256,
             size_bytes=one.size_bytes,

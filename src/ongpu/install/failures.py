@@ -54,7 +54,7 @@ def failure(text: str, *, step: str, log: str, pip_index: str | None = None) -> 
     network = _network(whole, said=said, cause=cause, step=step, see=see, pip_index=pip_index)
     if network is not None:
         return network
-    if "no interpreter found" in whole or "no python" in whole or "interpreter not found" in whole:
+    if any(one in whole for one in ("no interpreter found", "inspect python interpreter", "query python interpreter")):
         return UsageError(
             f"Could not {step}: {said}.",
             next_step=f"Name an installed Python with --python, or install that one. {see}",

@@ -122,7 +122,8 @@ class InstallReport:
 def activation_of(venv: Path) -> tuple[Activation, ...]:
     """How each shell activates ``venv``."""
     posix = str(venv / "bin" / "activate")
-    backslashed = str(venv).replace("/", "\\")
+    # An absolute path of this system means nothing on Windows.
+    backslashed = venv.name if str(venv).startswith("/") else str(venv).replace("/", "\\")
     return (
         Activation(where="Linux (bash, zsh)", command=f"source {_quoted(posix)}"),
         Activation(where="Windows (PowerShell)", command=_powershell(f"{backslashed}\\Scripts\\Activate.ps1")),

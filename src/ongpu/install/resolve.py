@@ -127,7 +127,9 @@ class Resolver:
         decision = self.request.decision
         public = str(decision.torch).partition("+")[0]
         own_index = decision.index_url is not None
-        torch = f"torch=={public}+{decision.cuda_tag}" if own_index else f"torch=={public}"
+        # A mirror that mixes PyPI with torch's own index holds 2.15.0+cpu beside 2.15.0; it satisfies ==2.15.0
+        # too, and sorts above it.
+        torch = f"torch=={public}+{decision.cuda_tag}" if own_index else f"torch=={public},!={public}+cpu"
         labelled = [
             f"{one}+{decision.cuda_tag}" if own_index and "==" in one and "+" not in one else one for one in companions
         ]
@@ -142,6 +144,7 @@ class Resolver:
             timeout_s=self.request.resolve_timeout_s,
             log_name=self.log_name,
             variables=self._environment(with_torch=True),
+            show=False,
         )
         family = tuple(one for one in _parsed(lock) if _FAMILY.match(one.name))
         for one in family:
@@ -178,6 +181,7 @@ class Resolver:
             timeout_s=self.request.resolve_timeout_s,
             log_name=self.log_name,
             variables=self._environment(with_torch=False),
+            show=False,
         )
         return _parsed(lock)
 
@@ -252,6 +256,7 @@ class Resolver:
                 timeout_s=min(_SHADOW_TIMEOUT_S, self.request.resolve_timeout_s),
                 log_name=self.log_name,
                 variables=self._environment(with_torch=False),
+                show=False,
             )
         except OngpuError as error:
             return None, error.message

@@ -96,6 +96,7 @@ class Uv:
         timeout_s: float,
         log_name: str | None = None,
         variables: Mapping[str, str] | None = None,
+        show: bool = True,
     ) -> str:
         """Run ``uv WORDS`` to its end.
 
@@ -103,6 +104,7 @@ class Uv:
         :param log_name: what to call the log in messages, where it is going to be moved.
         :param variables: further variables for uv (index URLs, which may hold secrets that every user could read
             on a command line).
+        :param show: whether its lines go to ``on_output``; the log has them in any case.
         :returns: what it wrote to standard output.
         :raises OngpuError: it failed; which one is decided by :func:`ongpu.install.failures.failure`.
         """
@@ -121,7 +123,7 @@ class Uv:
                 timeout_s=timeout_s,
                 env={**self._environment, **further},
                 cwd=self.log.parent,
-                on_output=self._pass_on,
+                on_output=self._pass_on if show else None,
             )
         except DoorError as error:
             raise WorkError(
