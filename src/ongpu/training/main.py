@@ -276,6 +276,7 @@ def _steps(job: Job, console: Console, *, done: int, variables: Mapping[str, str
     try:
         with loop.stop_on_signal() as stop:
             loop.train(job, done=done, stop=stop, on_step=on_step)
+        events.close()
     except torch.cuda.OutOfMemoryError as error:
         raise devices.explain_failure(error, variables=variables) from None
     except RuntimeError as error:
@@ -283,7 +284,7 @@ def _steps(job: Job, console: Console, *, done: int, variables: Mapping[str, str
             raise
         raise devices.explain_failure(error, variables=variables) from None
     finally:
-        events.close()
+        events.abandon()
         console.close()
     steady = series[1:] or series
     seconds = sum(record.seconds for record in series)
