@@ -86,19 +86,21 @@ def probe(
     host: Host,
     python: Path | None = None,
     list_pythons: bool = True,
+    driver_timeout_s: float = 15.0,
 ) -> Machine:
     """The machine as it can be read now. Raises nothing of the doors: it is all in ``unavailable``.
 
     :param nvml: opens NVML (:func:`ongpu.machine.nvml.open_nvml`); the probe closes what it opened.
     :param python: the interpreter whose environment is looked at, to be named in ``Machine.python``.
     :param list_pythons: whether to look for every interpreter of the host as well.
+    :param driver_timeout_s: seconds that the child which asks libcuda may take.
     """
     notes = _Notes()
     known = host.platform()
     environment = host.environment()
     checker = Path(known.executable)
     with ThreadPoolExecutor(max_workers=3) as pool:  # the three slowest questions, which depend on nothing
-        cuda_asked = pool.submit(_libcuda, processes, checker, environment)
+        cuda_asked = pool.submit(_libcuda, processes, checker, environment, driver_timeout_s)
         nvml_asked = pool.submit(_nvml, nvml)
         pythons_asked = pool.submit(find_pythons, host, processes) if list_pythons else None
         machine = _system(host, known, environment, notes)
@@ -108,7 +110,7 @@ def probe(
     notes.taken += [*nvml_notes, *cuda_notes, *python_notes]
     devices = tuple(_device(one) for one in listed)
     if not devices and cuda_found is not None:
-        devices = _from_libcuda(processes, checker, environment, cuda_found)
+        devices = _from_libcuda(processes, checker, environment, cuda_found, driver_timeout_s)
     modules, module_version, loaded = _modules(host, known, notes, wsl=machine.wsl)
     target: PythonInstall | None = None
     if python is not None:
@@ -153,10 +155,12 @@ def _nvml(opener: Callable[[], Nvml]) -> tuple[str | None, tuple[NvmlDevice, ...
 
 
 def _libcuda(
-    processes: Processes, python: Path, environment: Mapping[str, str]
+    processes: Processes, python: Path, environment: Mapping[str, str], timeout_s: float
 ) -> tuple[LibcudaReading | None, list[Unavailable]]:
     notes = _Notes()
-    found = notes.ask("libcuda", lambda: ask_libcuda(processes, python=python, environment=environment))
+    found = notes.ask(
+        "libcuda", lambda: ask_libcuda(processes, python=python, environment=environment, timeout_s=timeout_s)
+    )
     if found is not None and found.init != 0:
         notes.add("cuInit", f"cuInit returned {found.init}", found.init_name)
     if found is not None and found.version is None:
@@ -165,13 +169,13 @@ def _libcuda(
 
 
 def _from_libcuda(
-    processes: Processes, python: Path, environment: Mapping[str, str], found: LibcudaReading
+    processes: Processes, python: Path, environment: Mapping[str, str], found: LibcudaReading, timeout_s: float
 ) -> tuple[Device, ...]:
     """The devices where NVML lists none: asked of libcuda, without what hides them."""
     listed = found.devices
     if any(name in environment for name in _HIDING):
         bare = {name: value for name, value in environment.items() if name not in _HIDING}
-        again, _ = _libcuda(processes, python, bare)
+        again, _ = _libcuda(processes, python, bare, timeout_s)
         listed = again.devices if again is not None else ()
     return tuple(_device(one) for one in listed)
 
