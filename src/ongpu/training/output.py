@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -129,7 +130,8 @@ class RunFolder:
     def close(self) -> None:
         """Close what is open."""
         if self._metrics is not None:
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # each record was flushed, so a failure here was reported before
+                self._metrics.close()
             self._metrics = None
 
 
