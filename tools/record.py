@@ -39,7 +39,8 @@ def pseudonymised(text: str, *, python: Path) -> str:
         str(Path(__file__).resolve().parents[1]): "/checkout",
         str(python.parent.parent): "/environment",
         sys.prefix: "/tool",
-        sys.base_prefix: "/base",
+        # Below the home folder its name is needed: the replay finds it there again.
+        "/" if sys.base_prefix.startswith(str(Path.home())) else sys.base_prefix: "/base",
         str(Path.home()): "/home/user",
         tempfile.gettempdir() + "/": "/tmp/",
     }
