@@ -9,31 +9,75 @@ A journal is a sequence of observations, one JSON object a line, written by the 
 value of a line is ``sha256(prev_hex_ascii + line_bytes_without_newline)``. ``t_wall`` is seconds since the
 epoch, ``t_mono`` seconds of the supervisor's monotonic clock (on Linux one clock for all processes).
 
-Kinds and their ``data`` (bytes are integers, times seconds of the monotonic clock; a field that could not be
-read is null with a sibling ``..._reason`` where there is one):
+Kinds and their ``data``. Bytes are integers, times ``t_mono`` seconds of the monotonic clock, taken where the
+reading was taken; a value that could not be read is null, with a sibling ``<name>_reason`` where a reason is
+known. ``role`` is ``train`` or ``cpu-comparison``: the guarded command the reading belongs to. Unknown fields
+are ignored.
 
-=====================  ===========================================================================================
-``run.start``          run id, profile (``enable`` | ``run``), argv, expect_gpu, simulated, tool version, boot id
-``machine``            ``Machine`` as the probe read it
-``plan``               decision, chosen build, axes
-``environment``        the target environment as read: python, torch version, CUDA tag, packages
-``install``            what was installed, excluded, overridden
-``scan``               coverage of torch's own libraries for the device
-``smoke``              one check: name, outcome, figures
-``baseline``           per device, before the child starts: memory used, energy over a window
-``child.start``        role (``train`` | ``cpu-comparison``), argv, pid, start time of the process
-``nvml.sample``        role, per device uuid: memory used, utilization, power; processes [{pid, used_bytes|null}]
-``nvml.error``         door code and reason; the sampler goes on
-``energy``             role, per device uuid: total energy counter in mJ
-``tree``               role, [{pid, ppid, start_time}] when it changed
-``hook``               role, one record of the hook inside the process (claimed by the process, see W1)
-``child.exit``         role, status, signal
-``text``               a text file taken: name, while (the ``seq`` of the step it was taken beside)
-``files``              the bundle's files so far: name, size, sha256
-``phase``              name, outcome, seconds
-``blocked``            phase, cause, lines, next_step
-``run.end``            how it ended: completed | failed | interrupted | blocked
-=====================  ===========================================================================================
+The run (written by whoever joins the rooms)
+
+``run.start``: ``run_id``, ``profile`` (``enable`` | ``run``), ``argv`` [], ``expect_gpu`` (text | null),
+    ``simulated``, ``compare_cpu``, ``requested_device`` (text | null, optional), tool version, boot id.
+    First, and once.
+``machine``: ``Machine`` as the probe read it: ``devices`` [{``uuid``, ``name``, ...}], ``simulated``, ...
+``plan``, ``environment``, ``install``, ``scan``: what those phases say; no claim rests on them
+``smoke``: one check: ``name``, ``outcome``, ``reason``, ``figures`` {}. ``torch_cuda_check`` with
+    ``figures.is_available`` false refutes ``cuda-available``
+``text``: a text file taken: ``name``, ``while`` (the ``seq`` of the step it was taken beside)
+``files``: ``files`` [{``name``, ``size_bytes``, ``sha256``}]: the bundle's files so far; the last list counts
+``phase``: ``name``, ``outcome``, ``seconds``
+``blocked``: ``phase``, ``cause``, ``lines``, ``next_step``
+``run.end``: ``end`` (``completed`` | ``failed`` | ``interrupted`` | ``blocked``), ``observations`` (how many
+    came before: its own ``seq``; optional). Last, and once. Nothing is proven unless ``end`` is
+    ``completed``.
+
+A guarded command (written by the guard's session)
+
+``child.start``: ``role``, ``argv`` [], ``pid``, ``start_time``, ``supervisor_pid``. Once a role.
+``child.exit``: ``role``, ``pid``, ``status`` (128 + n after signal n), ``signal`` (name | null), ``seconds``,
+    ``interrupted``, ``stopped`` (``fail-fast`` | ``timeout`` | null), ``stopped_reason``. Once a role.
+``guard.end``: ``role``, ``hooks`` [{``source``, ``pid``, ``records``}]: how many records of each process were
+    taken; ``hook_files_refused``, ``sampler_lines`` (how many lines were taken, ``sampler.end`` included),
+    ``sampler_error`` (text | null), ``left_behind``, ``log_bytes``, ``log_sha256``, ``log_dropped_bytes``,
+    ``log_error``. Once a role, after everything else of it.
+
+Seen from outside (lines of the sampler, in its order: ``n`` counts from 0 without gaps over all of these
+kinds)
+
+``baseline``: ``role``, ``n``, ``t_mono``, ``kernel_mode``, ``devices`` [a device as in ``nvml.sample``, and
+    ``name``, ``memory_bytes`` (total), ``compute_capability``, ``pci_bus_id``, ``mig``, ``energy_start_mj``,
+    ``energy_end_mj``, ``energy_seconds``]: before the command starts
+``tree``: ``role``, ``n``, ``t_mono``, ``processes`` [{``pid``, ``ppid``, ``start_time``}]: when it changed.
+    ``start_time``: seconds since boot, 0.01 s (Linux); psutil's ``create_time`` elsewhere
+``nvml.sample``: ``role``, ``n``, ``t_mono``, ``devices`` [{``uuid``, ``memory_used_bytes``,
+    ``utilization_percent``, ``power_mw``, ``processes`` [{``pid``, ``used_bytes`` (null: hidden, never 0)}] |
+    null}]. Every compute process the driver lists is kept, the run's or not.
+``energy``: ``role``, ``n``, ``t_mono``, ``devices`` [{``uuid``, ``energy_mj`` (since the driver was loaded)}]
+``nvml.error``: ``role``, ``n``, ``t_mono``, ``uuid`` | null, ``what``, ``code``, ``reason``: told once each
+``sampler.end``: ``role``, ``n``, ``t_mono``, ``lines`` (how many came before)
+
+Claimed from inside: ``hook``, one record of one process, in its own words. The supervisor adds ``role`` and
+``source`` (the file it came from, one a process). Every record has ``record``, ``n`` (from 0 without gaps in
+its source), ``pid``, ``t_mono``; by ``record``:
+
+``torch``: the program imported ``torch.optim`` (or a forked child began to train): ``ppid``, ``start_time``
+    (as in ``tree``; null off Linux), ``version``, ``cuda``, ``hip``, ``python``, ``rank``, ``world_size``
+``step``: a full sample after an optimizer step: ``step`` (of the process), ``optimizer`` (its number),
+    ``optimizer_class``, ``optimizer_step``, ``final`` (taken at the exit), ``parameters``, ``gradients``,
+    ``state`` {device: bytes, as ``"cuda:0"``}: trainable parameters only, 0-dimensional state (Adam's step
+    counter) left out and counted in ``scalars_excluded``; ``devices`` [{``device``, ``uuid``, ``name``,
+    ``compute_capability``, ``allocated_bytes``, ``reserved_bytes``, ``max_reserved_bytes``}] once CUDA is
+    initialized; ``event`` {``from_step``, ``to_step``, ``ms``} | null: CUDA time between two earlier samples.
+    The first 5 steps of each optimizer, then at most one a second, at each change of place, and at the exit
+``times``: ``times`` [[step, t_mono], ...]: every step, thinned where steps follow within 5 ms
+``warning``: ``text`` of a warning about compute capability
+``error``: ``where``, ``type``, ``text``: the hook itself failed; the process went on
+``end``: ``steps``, ``created``, ``never_stepped`` (optimizers), ``cuda_initialized``, ``is_available`` (null
+    where CUDA was not initialized), ``errors``, ``records`` (how many, this one included), ``optimizers``
+    [{``optimizer``, ``optimizer_class``, ``steps``, ``off_cuda_steps`` (steps after which any parameter or
+    gradient was not on CUDA: every step is looked at), ``last_sampled_step``, ``last`` {``step``,
+    ``parameters_on_cuda``, ``parameters``, ``gradients_on_cuda``, ``gradients``: counts of tensors}}]
+``malformed``: ``reason``: a line of the hook's file that is no record; put in its place by the supervisor
 """
 
 from __future__ import annotations

@@ -1,0 +1,381 @@
+"""The sentences a verdict is made of, each answered from readings and witnesses.
+
+Profile ``enable`` answers the definition of done of the milestone, profile ``run`` what any command under guard can
+prove. Every rule asks for what must be there: nothing is proven by something missing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ongpu.domain.gpu_name import same_model
+from ongpu.domain.readings import HookSource, Readings, RoleReadings
+from ongpu.domain.testimony import MIB, Trained
+from ongpu.domain.verdict import Claim, Outcome, Witness, WitnessState
+
+EVIDENCE_FILES = ("env_info.txt", "torch_cuda_check.txt", "training_log.txt", "nvidia_smi.txt")
+# The milestone's "clearly faster", in figures: the median step on the GPU takes at most half of the CPU's.
+REQUIRED_SPEED_RATIO = 2.0
+WARM_UP_STEPS = 2  # kernels are loaded and tuned in the first steps
+MINIMUM_INTERVALS = 5
+# A program of which nothing speaks from inside must hold more than a context with a library loaded (710 MiB seen).
+COMPUTE_FLOOR_BYTES = 710 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What the claims are answered from."""
+
+    readings: Readings
+    role: RoleReadings
+    pairs: tuple[Trained, ...]
+    w1: Witness
+    w2: Witness
+    w2d: Witness | None
+    w4: Witness
+
+    @property
+    def outside(self) -> Witness:
+        """The witness that speaks from outside: W2, or W2d where the platform hides processes."""
+        return self.w2d if self.w2d is not None else self.w2
+
+    @property
+    def warnings(self) -> list[tuple[int, str]]:
+        """What torch said against the GPU's compute capability."""
+        return [one for source in self.role.hooks.values() for one in source.warnings]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An outcome with its reason and what it rests on."""
+
+    outcome: Outcome
+    reason: str
+    observations: tuple[int, ...] = ()
+
+
+def proven(reason: str, *observations: int | None) -> Answer:
+    """Shorthand for a proven answer."""
+    return Answer(outcome=Outcome.PROVEN, reason=reason, observations=_seqs(observations))
+
+
+def refuted(reason: str, *observations: int | None) -> Answer:
+    """Shorthand for a refuted answer."""
+    return Answer(outcome=Outcome.REFUTED, reason=reason, observations=_seqs(observations))
+
+
+def unknown(reason: str, *observations: int | None) -> Answer:
+    """Shorthand for an unknown answer."""
+    return Answer(outcome=Outcome.UNKNOWN, reason=reason, observations=_seqs(observations))
+
+
+def _seqs(observations: Sequence[int | None]) -> tuple[int, ...]:
+    return tuple(sorted({one for one in observations if one is not None}))
+
+
+def claims_of(case: Case) -> tuple[Claim, ...]:
+    """Every claim of the journal's profile, the required ones first."""
+    readings = case.readings
+    if readings.profile == "enable":
+        rows = [
+            (
+                "cuda-available",
+                "torch.cuda.is_available() is True, without a warning about the GPU",
+                cuda_available(case),
+            ),
+            ("expected-gpu", _expected_statement(readings), expected_gpu(case)),
+            ("trained-on-cuda", "The training ran on CUDA, every step of it", trained_on_gpu(case)),
+            ("memory-allocated", "GPU memory was allocated by the training process", memory_allocated(case)),
+            ("evidence-saved", "The evidence was saved", evidence_saved(case)),
+            ("no-silent-cpu", "Nothing of the training fell back to the CPU", no_silent_cpu(case)),
+        ]
+        claims = [_claim(name, statement, answer) for name, statement, answer in rows]
+        faster = faster_than_cpu(case)
+        statement = f"A training step on the GPU is at least {REQUIRED_SPEED_RATIO:g} times as fast as on the CPU"
+        claims.append(_claim("faster-than-cpu", statement, faster, required=readings.compare_cpu))
+        return tuple(claims)
+    claims = [_claim("trained-on-gpu", "The command trained on a GPU, every step of it", trained_on_gpu(case))]
+    if readings.expect_gpu is not None:
+        claims.append(_claim("expected-gpu", _expected_statement(readings), expected_gpu(case)))
+    claims.append(
+        _claim("memory-allocated", "GPU memory was allocated by the training process", memory_allocated(case))
+    )
+    claims.append(_claim("no-silent-cpu", "Nothing of the training fell back to the CPU", no_silent_cpu(case)))
+    statement = "This process tree computed on a GPU"
+    claims.append(_claim("computed-on-gpu", statement, computed_on_gpu(case), required=False))
+    return tuple(claims)
+
+
+def _claim(name: str, statement: str, answer: Answer, *, required: bool = True) -> Claim:
+    return Claim(
+        id=name,
+        statement=statement,
+        outcome=answer.outcome,
+        reason=answer.reason,
+        required=required,
+        observations=answer.observations,
+    )
+
+
+def _expected_statement(readings: Readings) -> str:
+    if readings.expect_gpu is not None:
+        return f"The GPU that trained is the expected one: {readings.expect_gpu}"
+    return "The GPU that the probe found is the one that trained (no particular GPU was expected)"
+
+
+def _child_ended_well(case: Case) -> Answer | None:
+    """Why the command's own end rules out a proof; ``None`` when it ended with status 0."""
+    role = case.role
+    if role.start_seq is None:
+        return unknown("the command was never started")
+    if role.status is None:
+        return unknown("the command's end was not recorded", role.start_seq)
+    if role.stopped_reason is not None:
+        return unknown(f"the command was stopped: {role.stopped_reason}", role.exit_seq)
+    if role.interrupted:
+        return unknown("the command was interrupted", role.exit_seq)
+    if role.status != 0:
+        return unknown(f"the command failed with status {role.status}", role.exit_seq)
+    return None
+
+
+def _witnessed(case: Case) -> Answer:
+    """W1 and W2 (or W2d), together: the heart of every training claim."""
+    for witness in (case.w1, case.outside):
+        if witness.state is WitnessState.CONTRADICTED:
+            return refuted(f"{witness.name}: {witness.reason}", *witness.observations)
+    for witness in (case.w1, case.outside):
+        if witness.state is not WitnessState.CONFIRMED:
+            return unknown(f"{witness.name} {witness.state.value}: {witness.reason}", *witness.observations)
+    reason = f"W1: {case.w1.reason}. {case.outside.name} ({case.outside.level}-level): {case.outside.reason}"
+    return proven(reason, *case.w1.observations, *case.outside.observations)
+
+
+def trained_on_gpu(case: Case) -> Answer:
+    """Every optimizer step of every process on CUDA, seen from inside and from outside, and the command succeeded."""
+    answer = _witnessed(case)
+    if answer.outcome is Outcome.REFUTED:
+        return answer
+    ended = _child_ended_well(case)
+    if ended is not None:
+        return ended
+    if not case.role.hooks and answer.outcome is Outcome.UNKNOWN:
+        return unknown(
+            "nothing spoke from inside the program, so at most computing can be shown, and whether it trained "
+            f"stays unknown. {answer.reason}"
+        )
+    return answer
+
+
+def no_silent_cpu(case: Case) -> Answer:
+    """Every process that stepped did so on CUDA, the device that was asked for was honored, and steps were made."""
+    asked = case.readings.requested_device
+    answer = trained_on_gpu(case)
+    if answer.outcome is Outcome.PROVEN and asked is not None and asked.partition(":")[0] not in {"cuda", "auto"}:
+        return refuted(f"the device asked for is {asked}", case.readings.run_seq)
+    return answer
+
+
+def memory_allocated(case: Case) -> Answer:
+    """Torch reports allocated bytes on the device, and the driver agrees."""
+    if case.outside.state is WitnessState.CONTRADICTED:
+        return refuted(f"{case.outside.name}: {case.outside.reason}", *case.outside.observations)
+    samples = [
+        (sample, held) for source in case.role.hooks.values() for sample in source.samples for held in sample.memory
+    ]
+    most = max((held.allocated or 0 for _, held in samples), default=0)
+    stepping = [source for source in case.role.hooks.values() if source.stepping]
+    if stepping and not samples and case.w1.state is WitnessState.CONTRADICTED:
+        return refuted(f"the training process held no GPU memory at any step: {case.w1.reason}", *case.w1.observations)
+    ended = _child_ended_well(case)
+    if ended is not None:
+        return ended
+    if not stepping or most == 0:
+        return unknown(f"no training process reported allocated GPU memory. {case.w1.reason}", *case.w1.observations)
+    without = next(
+        (one for one in stepping if not any((h.allocated or 0) > 0 for s in one.samples for h in s.memory)), None
+    )
+    if without is not None:
+        return unknown(f"{without.label} reported no allocated GPU memory")
+    if case.w1.state is not WitnessState.CONFIRMED:
+        return unknown(f"W1 {case.w1.state.value}: {case.w1.reason}", *case.w1.observations)
+    if case.outside.state is not WitnessState.CONFIRMED:
+        return unknown(f"{case.outside.name} {case.outside.state.value}: {case.outside.reason}")
+    seqs = [sample.seq for sample, held in samples if held.allocated == most]
+    reason = f"up to {most / MIB:.0f} MiB allocated, by the process' own word; {case.outside.reason}"
+    return proven(reason, *seqs, *case.outside.observations)
+
+
+def expected_gpu(case: Case) -> Answer:
+    """The devices that trained, by UUID, are the ones expected by name, or else found by the probe."""
+    role, readings = case.role, case.readings
+    uuids = sorted({one.uuid for one in case.pairs})
+    if not uuids:
+        return _expected_without_training(case)
+    ended = _child_ended_well(case)
+    if readings.expect_gpu is None:
+        strangers = [uuid for uuid in uuids if uuid not in (readings.machine_uuids or ())]
+        if readings.machine_uuids is None or strangers:
+            return unknown(f"the probe did not see {', '.join(strangers or uuids)}", readings.machine_seq)
+        answer = proven(f"{', '.join(uuids)} trained, as the probe found it", readings.machine_seq)
+    else:
+        answers = [_same_device(role, uuid, readings.expect_gpu) for uuid in uuids]
+        order = [Outcome.REFUTED, Outcome.UNKNOWN, Outcome.PROVEN]
+        answer = min(answers, key=lambda one: order.index(one.outcome))
+    if answer.outcome is not Outcome.PROVEN:
+        return answer
+    if ended is not None:
+        return ended
+    witnessed = _witnessed(case)
+    if witnessed.outcome is not Outcome.PROVEN:
+        return unknown(f"{answer.reason}, but that it trained is not proven. {witnessed.reason}", *answer.observations)
+    return answer
+
+
+def _same_device(role: RoleReadings, uuid: str, expected: str) -> Answer:
+    device = role.baseline.get(uuid)
+    if device is None:
+        return unknown(f"NVML did not name {uuid}")
+    match = same_model(expected, device.name, seen_memory_bytes=device.memory_bytes)
+    reason = f"{device.name} ({uuid}) trained: {match.reason}"
+    return Answer(outcome=match.outcome, reason=reason, observations=(device.seq,))
+
+
+def _expected_without_training(case: Case) -> Answer:
+    """Nothing trained on a device: the expectation can still be refuted by what is in the machine."""
+    expected, baseline = case.readings.expect_gpu, case.role.baseline
+    if expected is not None and baseline:
+        matches = [same_model(expected, one.name, seen_memory_bytes=one.memory_bytes) for one in baseline.values()]
+        if all(match.outcome is Outcome.REFUTED for match in matches):
+            seqs = [one.seq for one in baseline.values()]
+            return refuted(f"no GPU of this machine is it: {'; '.join(match.reason for match in matches)}", *seqs)
+    return unknown("no training on a GPU was reported")
+
+
+def cuda_available(case: Case) -> Answer:
+    """The check before, and the training process itself."""
+    checks = [one for one in case.readings.smoke if one[1] == "torch_cuda_check"]
+    for seq, _, outcome, figures in checks:
+        if outcome == Outcome.REFUTED or figures.get("is_available") is False:
+            return refuted("torch_cuda_check: torch.cuda.is_available() is not True in this environment", seq)
+    if case.warnings:
+        return refuted(f"torch warned: {case.warnings[0][1]}", case.warnings[0][0])
+    if not any(outcome == Outcome.PROVEN for _, _, outcome, _ in checks):
+        return unknown("torch_cuda_check was not made, or gave no answer", *(one[0] for one in checks))
+    stepping = [source for source in case.role.hooks.values() if source.stepping]
+    ends = [source.end for source in stepping if source.end is not None]
+    if not ends or len(ends) != len(stepping):
+        return unknown("the training process did not say whether CUDA was available to it", *(one[0] for one in checks))
+    for end in ends:
+        if not end.cuda_initialized or end.is_available is not True:
+            return unknown("the training process had not initialized CUDA at its end", end.seq)
+    if case.w1.state is not WitnessState.CONFIRMED:
+        return unknown(f"W1 {case.w1.state.value}: {case.w1.reason}", *case.w1.observations)
+    seqs = [*(one[0] for one in checks), *(end.seq for end in ends)]
+    return proven("it was True in the check before the training and in the training process itself", *seqs)
+
+
+def evidence_saved(case: Case) -> Answer:
+    """The four raw files of the milestone are listed with their digests; the README is written from this verdict."""
+    files = case.readings.files
+    if files is None:
+        return unknown("the list of files was not recorded")
+    seq, found = files
+    missing = [name for name in EVIDENCE_FILES if name not in found]
+    if missing:
+        return unknown(f"{', '.join(missing)} not saved", seq)
+    for name in EVIDENCE_FILES:
+        size, digest = found[name]
+        if size == 0:
+            return refuted(f"{name} is empty", seq)
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            return unknown(f"{name} has no SHA-256", seq)
+    return proven(f"{', '.join(EVIDENCE_FILES)} saved, with their digests in the journal", seq)
+
+
+def faster_than_cpu(case: Case) -> Answer:
+    """The median step of the training against that of the same command on the CPU."""
+    other = case.readings.roles["cpu-comparison"]
+    if other.start_seq is None:
+        return unknown("no comparison with the CPU was run")
+    if other.status != 0 or other.interrupted or other.stopped_reason is not None:
+        return unknown("the comparison on the CPU did not end well", other.exit_seq)
+    gpu, cpu = _medians(case.role), _medians(other)
+    if not gpu or not cpu:
+        return unknown("too few steps were timed for a median", case.role.exit_seq, other.exit_seq)
+    if any(
+        not one.startswith("cpu") for source in other.hooks.values() for s in source.samples for one in s.parameters
+    ):
+        return unknown("the comparison did not stay on the CPU", other.exit_seq)
+    if _model_bytes(case.role) != _model_bytes(other):
+        return unknown("the two runs trained models of different size", case.role.exit_seq, other.exit_seq)
+    if case.w1.state is not WitnessState.CONFIRMED:
+        return unknown(f"W1 {case.w1.state.value}: {case.w1.reason}", *case.w1.observations)
+    slowest, fastest = max(gpu), min(cpu)
+    ratio = fastest / slowest
+    reason = f"median step {slowest * 1000:.2f} ms on the GPU, {fastest * 1000:.2f} ms on the CPU: ratio {ratio:.2f}"
+    seqs = (case.role.exit_seq, other.exit_seq)
+    if ratio < REQUIRED_SPEED_RATIO:
+        return refuted(reason, *seqs)
+    ended = _child_ended_well(case)
+    return proven(reason, *seqs) if ended is None else ended
+
+
+def _medians(role: RoleReadings) -> list[float]:
+    """Median seconds a step of each stepping process; empty when one has too few or when records are missing."""
+    stepping = [source for source in role.hooks.values() if source.stepping]
+    complete = all(role.expected_hooks.get(one.source) == len(one.numbers) for one in stepping)
+    intervals = [_intervals(source) for source in stepping]
+    if not complete or any(len(one) < MINIMUM_INTERVALS for one in intervals):
+        return []
+    return [statistics.median(one) for one in intervals]
+
+
+def _intervals(source: HookSource) -> list[float]:
+    """Seconds between steps after the warm-up; thinned times count each step between them alike."""
+    found: list[float] = []
+    times = [one for one in source.times if one[0] > WARM_UP_STEPS]
+    for (step, t), (later, until) in itertools.pairwise(times):
+        if 0 < later - step <= 1000 and until > t:
+            found.extend([(until - t) / (later - step)] * (later - step))
+    return found
+
+
+def _model_bytes(role: RoleReadings) -> list[int]:
+    first = [source.samples[0] for source in role.hooks.values() if source.samples]
+    return sorted(sum(sample.parameters.values()) for sample in first)
+
+
+def computed_on_gpu(case: Case) -> Answer:
+    """For any program: the driver lists a process of the tree with more than a context, and the device worked."""
+    role = case.role
+    ended = _child_ended_well(case)
+    if ended is not None:
+        return ended
+    if role.sampler_problem:
+        return unknown(role.sampler_problem)
+    seqs: dict[tuple[int, str], list[int]] = {}
+    for sample in role.samples:
+        for uuid, device in sample.devices.items():
+            for pid, used in (device.processes or {}).items():
+                if pid in role.tree and used is not None and used > COMPUTE_FLOOR_BYTES:
+                    seqs.setdefault((pid, uuid), []).append(sample.seq)
+    lasting = {key: found for key, found in seqs.items() if len(found) >= 2 and _new_on(role, key)}
+    if not lasting:
+        return unknown("the driver listed no process of this command with more memory than a bare context takes")
+    if case.w4.state is not WitnessState.CONFIRMED:
+        return unknown(f"memory was held, but W4 {case.w4.state.value}: {case.w4.reason}")
+    (pid, uuid), found = max(lasting.items(), key=lambda one: len(one[1]))
+    return unknown(
+        f"process {pid} held memory on {uuid} and the device used energy above idle, but no per-process utilization "
+        "was read, so the work may have been another program's",
+        *found,
+    )
+
+
+def _new_on(role: RoleReadings, key: tuple[int, str]) -> bool:
+    before = role.baseline.get(key[1])
+    return before is not None and before.now.processes is not None and key[0] not in before.now.processes

@@ -1,0 +1,448 @@
+"""Witness W1: what a training process says of itself, without a change to it.
+
+Contract: runs inside the user's process, under the user's Python and torch (Python 3.9+, torch 2.0+); imports
+nothing of ongpu and never imports torch. It waits until the *program* imports ``torch.optim``, then has torch
+call it after every optimizer step. Records are JSON lines in a file of this process' own in the folder it was
+armed with; ``ongpu.domain.witness`` documents each. It never initializes CUDA, never synchronizes, never raises
+into the program: what fails inside it becomes an ``error`` record.
+
+What it costs: every step a walk over the parameters that asks ``is_cuda`` (tens of nanoseconds each) and one
+clock reading; the first five steps of each optimizer, and then at most once a second (less often where the
+model is so large that a sample costs more than 1/500 of the time between), a full sample.
+"""
+
+# ruff: noqa: PLC0415 - imports wait until they are needed: this runs at the start of every Python of the tree
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+TYPE_CHECKING = False  # for type checkers alone: typing is an import too many at start-up
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+FIRST_STEPS = 5  # sampled in full, each
+SAMPLE_INTERVAL_S = 1.0
+SAMPLE_SHARE = 500  # a sample may cost 1/500 of the time to the next one
+TIMES_INTERVAL_S = 0.005  # step times closer together than this are thinned
+MAX_ERRORS = 5
+MAX_WARNINGS = 20
+MAX_TEXT = 2000
+_TARGET = "torch.optim.optimizer"
+_WARNING_WORDS = ("cuda capability", "compute capability", "not compatible with the current pytorch")
+
+
+def _start_time() -> float | None:
+    """Start of this process in seconds since boot (Linux), else None."""
+    try:
+        with open("/proc/self/stat", "rb") as stat:  # noqa: PTH123 - start-up: no pathlib
+            ticks = int(stat.read().rpartition(b")")[2].split()[19])
+        return round(ticks / os.sysconf("SC_CLK_TCK"), 2)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+
+
+def _whole(name: str) -> int | None:
+    try:
+        return int(os.environ[name])
+    except (KeyError, ValueError):
+        return None
+
+
+def _tensors(value: Any, depth: int = 0) -> Iterator[Any]:
+    """Every tensor-like thing in an optimizer's state entry, two levels deep (LBFGS keeps lists)."""
+    if hasattr(value, "is_cuda") and hasattr(value, "numel"):
+        yield value
+    elif depth < 3:
+        if isinstance(value, dict):
+            value = value.values()
+        elif not isinstance(value, (list, tuple)):
+            return
+        for item in value:
+            yield from _tensors(item, depth + 1)
+
+
+class _Bytes:
+    """Bytes by device, ``{"cuda:0": 1234, "cpu": 8}``."""
+
+    def __init__(self) -> None:
+        self.by_device: dict[str, int] = {}
+
+    def add(self, tensor: Any) -> None:
+        local = getattr(tensor, "_local_tensor", tensor)  # DTensor: what this process holds
+        device = str(local.device)
+        self.by_device[device] = self.by_device.get(device, 0) + local.numel() * local.element_size()
+
+
+class _Stepper:
+    """What is known of one optimizer."""
+
+    __slots__ = ("index", "last", "name", "next_sample", "off", "off_steps", "ref", "sampled_step", "steps")
+
+    def __init__(self, index: int, optimizer: Any, ref: Any) -> None:
+        self.index = index
+        self.name = type(optimizer).__name__[:100]
+        self.ref = ref
+        self.steps = 0
+        self.off_steps = 0
+        self.off = False
+        self.last: tuple[int, int, int, int, int] | None = None
+        self.next_sample = 0.0
+        self.sampled_step = 0
+
+
+class Witness:
+    """The records of one process."""
+
+    def __init__(self, folder: str) -> None:
+        import weakref
+
+        self._folder = folder
+        self._weak = weakref
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: at the start, and in a forked child, whose steps are its own."""
+        self._fd: int | None = None
+        self._dead = False
+        self._n = 0
+        self._errors = 0
+        self._warnings = 0
+        self._steppers: Any = self._weak.WeakKeyDictionary()
+        self._order: list[_Stepper] = []
+        self._created = 0
+        self._steps = 0
+        self._times: list[tuple[int, float]] = []
+        self._times_at = 0.0
+        self._flush_at = 0.0
+        self._ended = False
+        self._closing = False
+        self._events: list[tuple[int, Any, int]] = []
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def write(self, record: str, **fields: Any) -> None:
+        """Append one record; the first one opens the file."""
+        if self._dead:
+            return
+        if self._fd is None:
+            name = "hook-%d-%d.jsonl" % (os.getpid(), time.monotonic_ns())  # noqa: UP031 - Python 3.9 reads it either way
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+            try:
+                self._fd = os.open(os.path.join(self._folder, name), flags, 0o600)  # noqa: PTH118 - start-up: no pathlib
+            except OSError:
+                self._dead = True  # the folder is gone: the run is over, or this process outlived it
+                return
+        line = {"record": record, "n": self._n, "pid": os.getpid(), "t_mono": round(time.monotonic(), 6)}
+        line.update(fields)
+        try:
+            os.write(self._fd, json.dumps(line, allow_nan=False).encode() + b"\n")
+        except OSError:
+            self._dead = True
+            return
+        self._n += 1
+
+    def fail(self, where: str, error: Exception) -> None:
+        """Say that something failed in here, and go on."""
+        self._errors += 1
+        if self._errors <= MAX_ERRORS:
+            try:
+                self.write("error", where=where, type=type(error).__name__, text=str(error)[:MAX_TEXT])
+            except Exception:  # noqa: BLE001 - a witness never breaks the program it watches
+                self._dead = True
+
+    # -- what torch tells ----------------------------------------------------------------------------------
+
+    def loaded(self, module: Any) -> None:
+        """``torch.optim.optimizer`` has been imported by the program: ask torch to call us."""
+        torch = sys.modules["torch"]
+        compiling = getattr(getattr(torch, "compiler", None), "is_compiling", None) or (lambda: False)
+
+        def after_step(optimizer: Any, _args: Any, _kwargs: Any) -> None:
+            if compiling():
+                return  # traced, not run: a graph break here could stop the user's compile
+            try:
+                self.step(optimizer)
+            except Exception as error:  # noqa: BLE001 - a witness never breaks the program it watches
+                self.fail("step", error)
+
+        module.register_optimizer_step_post_hook(after_step)
+        self._count_created(module.Optimizer)
+        self._introduce()
+        self._listen_to_warnings()
+        import atexit
+
+        atexit.register(self.end)
+
+    def _introduce(self) -> None:
+        torch = sys.modules["torch"]
+        version = sys.modules.get("torch.version")
+        self.write(
+            "torch",
+            ppid=os.getppid(),
+            start_time=_start_time(),
+            version=str(getattr(torch, "__version__", None) or getattr(version, "__version__", "?")),
+            cuda=getattr(version, "cuda", None),
+            hip=getattr(version, "hip", None),
+            python=sys.version.split()[0],
+            rank=_whole("RANK"),
+            world_size=_whole("WORLD_SIZE"),
+        )
+
+    def _count_created(self, optimizer_class: Any) -> None:
+        import functools
+
+        original = optimizer_class.__init__
+
+        @functools.wraps(original)
+        def counted(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            original(optimizer, *args, **kwargs)
+            self._created += 1
+
+        optimizer_class.__init__ = counted
+
+    def _listen_to_warnings(self) -> None:
+        import warnings
+
+        shown = warnings.showwarning
+
+        def showwarning(message: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                text = str(message)
+                if self._warnings < MAX_WARNINGS and any(word in text.lower() for word in _WARNING_WORDS):
+                    self._warnings += 1
+                    self.write("warning", text=text[:MAX_TEXT])
+            except Exception as error:  # noqa: BLE001 - a witness never breaks the program it watches
+                self.fail("warning", error)
+            return shown(message, *args, **kwargs)
+
+        warnings.showwarning = showwarning
+
+    # -- a step --------------------------------------------------------------------------------------------
+
+    def step(self, optimizer: Any) -> None:
+        """One optimizer step is done: its gradients are still there, its state exists."""
+        now = time.monotonic()
+        if self._n == 0:
+            self._introduce()  # a forked child that trains
+        stepper = self._steppers.get(optimizer)
+        if stepper is None:
+            stepper = self._meet(optimizer)
+        stepper.steps += 1
+        self._steps += 1
+        parameters = on_cuda = gradients = gradients_on_cuda = 0
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.requires_grad and parameter.is_leaf:
+                    parameters += 1
+                    if parameter.is_cuda:
+                        on_cuda += 1
+                    gradient = parameter.grad
+                    if gradient is not None:
+                        gradients += 1
+                        if gradient.is_cuda:
+                            gradients_on_cuda += 1
+        off = parameters != on_cuda or gradients != gradients_on_cuda
+        stepper.off_steps += off
+        stepper.last = (stepper.steps, on_cuda, parameters, gradients_on_cuda, gradients)
+        if now - self._times_at >= TIMES_INTERVAL_S:
+            self._times.append((self._steps, round(now, 6)))
+            self._times_at = now
+        if stepper.steps <= FIRST_STEPS or now >= stepper.next_sample or off != stepper.off:
+            stepper.off = off
+            self.sample(optimizer, stepper, now)
+        if now >= self._flush_at:
+            self._flush(now)
+
+    def _meet(self, optimizer: Any) -> _Stepper:
+        stepper = _Stepper(len(self._order), optimizer, self._weak.ref(optimizer))
+        self._steppers[optimizer] = stepper
+        self._order.append(stepper)
+        if not self._closing:
+            self._closing = True
+            util = sys.modules.get("multiprocessing.util")
+            if util is not None:  # children of multiprocessing leave by os._exit, past atexit
+                util.Finalize(None, self.end, exitpriority=100)
+        return stepper
+
+    def _flush(self, now: float) -> None:
+        self._flush_at = now + SAMPLE_INTERVAL_S
+        if self._times:
+            times, self._times = self._times, []
+            self.write("times", times=times)
+
+    def sample(self, optimizer: Any, stepper: _Stepper, now: float, *, final: bool = False) -> None:
+        """Where the bytes of parameters, gradients and state are, now."""
+        parameters, gradients, state, scalars = _Bytes(), _Bytes(), _Bytes(), 0
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.requires_grad and parameter.is_leaf:
+                    parameters.add(parameter)
+                    if parameter.grad is not None:
+                        gradients.add(parameter.grad)
+        for entry in optimizer.state.values():
+            for tensor in _tensors(entry):
+                if tensor.dim() == 0:
+                    scalars += 1  # Adam's step counters live on the host by default, and are no work
+                else:
+                    state.add(tensor)
+        held = (parameters, gradients, state)
+        used = sorted({device for kind in held for device in kind.by_device if device.startswith("cuda")})
+        cuda = self._cuda()
+        stepper.sampled_step = stepper.steps
+        self.write(
+            "step",
+            step=self._steps,
+            optimizer=stepper.index,
+            optimizer_class=stepper.name,
+            optimizer_step=stepper.steps,
+            final=final,
+            parameters=parameters.by_device,
+            gradients=gradients.by_device,
+            state=state.by_device,
+            scalars_excluded=scalars,
+            devices=[self._device(cuda, device) for device in used] if cuda else [],
+            event=self._event(cuda) if cuda and not final else None,
+        )
+        cost = time.monotonic() - now
+        stepper.next_sample = now + max(SAMPLE_INTERVAL_S, SAMPLE_SHARE * cost)
+
+    # -- CUDA, only where the program has initialized it ------------------------------------------------------
+
+    def _cuda(self) -> Any:
+        cuda = sys.modules.get("torch.cuda")
+        return cuda if cuda is not None and cuda.is_initialized() else None
+
+    def _device(self, cuda: Any, device: str) -> dict[str, Any]:
+        index = int(device.partition(":")[2] or 0)
+        properties = cuda.get_device_properties(index)
+        uuid = getattr(properties, "uuid", None)
+        told = {
+            "device": device,
+            "uuid": None if uuid is None else ("" if str(uuid).startswith(("GPU-", "MIG-")) else "GPU-") + str(uuid),
+            "name": properties.name,
+            "compute_capability": "%d.%d" % (properties.major, properties.minor),  # noqa: UP031 - as above
+        }
+        try:
+            stats = cuda.memory_stats(index)
+            told["allocated_bytes"] = stats.get("allocated_bytes.all.current")
+            told["reserved_bytes"] = stats.get("reserved_bytes.all.current")
+            told["max_reserved_bytes"] = stats.get("reserved_bytes.all.peak")
+        except Exception as error:  # noqa: BLE001 - a pluggable allocator has no statistics
+            told["memory_reason"] = "%s: %s" % (type(error).__name__, str(error)[:200])  # noqa: UP031 - as above
+        return told
+
+    def _event(self, cuda: Any) -> dict[str, Any] | None:
+        """CUDA time between two earlier samples, if it has passed: asked, never waited for."""
+        if cuda.is_current_stream_capturing():
+            return None
+        done = None
+        if len(self._events) > 1 and self._events[1][1].query():
+            (step, first, device), (until, second, other) = self._events[:2]
+            if device == other:
+                done = {"from_step": step, "to_step": until, "ms": round(first.elapsed_time(second), 3)}
+            self._events.pop(0)
+        if len(self._events) < 3:
+            event = cuda.Event(enable_timing=True)
+            event.record()
+            self._events.append((self._steps, event, cuda.current_device()))
+        return done
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """The last record: how often each optimizer stepped, and on what."""
+        if self._ended or self._n == 0:
+            return  # a forked child that never stepped has nothing to say
+        self._ended = True
+        try:
+            now = time.monotonic()
+            self._flush(now)
+            for stepper in self._order:
+                optimizer = stepper.ref()
+                if optimizer is not None:
+                    self.sample(optimizer, stepper, now, final=True)
+            cuda = self._cuda()
+            self.write(
+                "end",
+                steps=self._steps,
+                created=self._created,
+                never_stepped=max(0, self._created - len(self._order)),
+                cuda_initialized=cuda is not None,
+                is_available=bool(cuda.is_available()) if cuda else None,
+                optimizers=[
+                    {
+                        "optimizer": one.index,
+                        "optimizer_class": one.name,
+                        "steps": one.steps,
+                        "off_cuda_steps": one.off_steps,
+                        "last_sampled_step": one.sampled_step,
+                        "last": {
+                            "step": one.last[0],
+                            "parameters_on_cuda": one.last[1],
+                            "parameters": one.last[2],
+                            "gradients_on_cuda": one.last[3],
+                            "gradients": one.last[4],
+                        }
+                        if one.last
+                        else None,
+                    }
+                    for one in self._order
+                ],
+                errors=self._errors,
+                records=self._n + 1,
+            )
+        except Exception as error:  # noqa: BLE001 - a witness never breaks the program it watches
+            self.fail("end", error)
+
+
+class _Finder:
+    """Waits in ``sys.meta_path`` for the one module, then steps aside."""
+
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != _TARGET:
+            return None
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        for finder in list(sys.meta_path):
+            find = getattr(finder, "find_spec", None)
+            spec = find(name, path, target) if find else None
+            if spec is not None:
+                self._watch(spec)
+                return spec
+        return None
+
+    def _watch(self, spec: Any) -> None:
+        loader = spec.loader
+        execute = getattr(loader, "exec_module", None)
+        witness = self._witness
+        if execute is None:
+            return
+
+        def exec_module(module: Any) -> None:
+            execute(module)
+            try:
+                witness.loaded(module)
+            except Exception as error:  # noqa: BLE001 - a witness never breaks the program it watches
+                witness.fail("load", error)
+
+        try:
+            loader.exec_module = exec_module
+        except AttributeError as error:
+            witness.fail("loader", error)
+
+
+def arm(folder: str) -> Witness:
+    """Wait for ``torch.optim`` in this process; records go to a file in ``folder``."""
+    witness = Witness(folder)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=witness.forget)
+    sys.meta_path.insert(0, _Finder(witness))
+    return witness

@@ -1,0 +1,438 @@
+"""One command under guard: started, passed through, watched from outside and inside, and ended with all it began.
+
+``run_guarded`` decides nothing: it hands every reading to the recorder as it comes and says how the command ended.
+What the readings prove is the judge's to say (:mod:`ongpu.domain.judge`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+from ongpu.domain.witness import Recorder
+from ongpu.errors import UsageError
+from ongpu.guard.output import Keep, Stream, open_streams, popen_streams
+from ongpu.guard.records import HookTail
+from ongpu.guard.tree import Watched, adopt_orphans, die_with_parent, end_tree, read_processes
+from ongpu.guard.watcher import Watcher, hooked_environment, new_hook_folder
+from ongpu.guard.witnesses import FirstLook
+
+TICK_S = 0.05
+SAMPLER_SILENCE_S = 15.0
+_FORWARDED = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGWINCH") if hasattr(signal, name)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardSettings:
+    """How a command is run.
+
+    :param role: ``train`` or ``cpu-comparison``: the name under which every reading is recorded.
+    :param environment: the child's whole environment; the hook is added here.
+    :param log_path: a new file that gets every byte of output; ``None`` keeps none.
+    :param fail_fast_s: stop the command when this long after its start no witness has seen GPU work, or one has seen
+        the contrary. ``None`` lets it run.
+    :param timeout_s: stop the command after this long.
+    :param grace_s: between a polite signal of ours or the user's and SIGKILL.
+    :param linger_s: what of the tree outlives the first process gets this long before it is ended.
+    :param baseline_s: how long the idle energy is measured before the start.
+    :param scratch: where the hook's temporary folder is made; the system's own place by default.
+    :param sampler_command: another program in the sampler's place, for tests of one that hangs or dies.
+    """
+
+    role: str
+    environment: Mapping[str, str]
+    cwd: Path | None = None
+    log_path: Path | None = None
+    fail_fast_s: float | None = None
+    timeout_s: float | None = None
+    grace_s: float = 30.0
+    linger_s: float = 2.0
+    baseline_s: float = 1.0
+    scratch: Path | None = None
+    sampler_command: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardEvent:
+    """Something the caller may want to act on while the command runs.
+
+    ``kind``: ``started`` (the command runs) or ``first-step-on-cuda`` (the hook reports it; ``seq`` is the
+    observation). The callback runs between two readings: what it takes long, the readings wait.
+    """
+
+    kind: str
+    pid: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardResult:
+    """How the command ended.
+
+    ``status`` is what a shell would say: the exit status, or 128 + n after signal n, whose name is in ``signal``.
+    ``stopped`` is ``fail-fast`` or ``timeout`` where this guard ended it, with the sentence why in ``stopped_reason``.
+    ``left_behind`` counts processes of the tree that had to be ended after the first one had left.
+    """
+
+    status: int
+    signal: str | None
+    seconds: float
+    interrupted: bool
+    stopped: str | None
+    stopped_reason: str | None
+    log_path: Path | None
+    log_bytes: int
+    log_sha256: str
+    log_error: str | None
+    hook_seen: bool
+    hook_records: int
+    sampler_error: str | None
+    left_behind: int
+
+
+def _ignore(event: GuardEvent) -> None:
+    """For callers that act on nothing."""
+
+
+def run_guarded(
+    command: Sequence[str],
+    *,
+    settings: GuardSettings,
+    recorder: Recorder,
+    console: BinaryIO | None = None,
+    console_err: BinaryIO | None = None,
+    on_event: Callable[[GuardEvent], None] = _ignore,
+) -> GuardResult:
+    """Run ``command`` to its end under guard.
+
+    :param console: where its stdout is passed on, byte for byte; its stderr goes to ``console_err``, or here too.
+    :raises UsageError: the command cannot be started, or the log file not be created. Nothing ran.
+    """
+    if not command:
+        raise UsageError("There is no command to run.", next_step="Give one after `--`.")
+    session = _Session(command, settings=settings, recorder=recorder, on_event=on_event)
+    return session.run(console=console, console_err=console_err)
+
+
+class _Session:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        settings: GuardSettings,
+        recorder: Recorder,
+        on_event: Callable[[GuardEvent], None],
+    ) -> None:
+        self._command = tuple(command)
+        self._settings = settings
+        self._recorder = recorder
+        self._on_event = on_event
+        self._look = FirstLook()
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._interrupts = 0
+        self._interrupted = False
+        self._stopped: tuple[str, str] | None = None
+        self._kill_at: float | None = None
+        self._heard_at = time.monotonic()
+        self._begun: set[tuple[str, object]] = set()
+
+    def run(self, *, console: BinaryIO | None, console_err: BinaryIO | None) -> GuardResult:
+        keep = Keep(self._settings.log_path)
+        before = set(read_processes())
+        watcher = Watcher(baseline_s=self._settings.baseline_s, command=self._settings.sampler_command)
+        folder = new_hook_folder(self._settings.scratch)
+        subreaper = adopt_orphans(on=True)
+        try:
+            with self._forwarding():
+                self._baseline(watcher)
+                return self._run(keep, watcher, folder, before, console=console, console_err=console_err)
+        finally:
+            watcher.close()
+            keep.close()
+            if subreaper:
+                adopt_orphans(on=False)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # -- signals ---------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _forwarding(self) -> Iterator[None]:
+        """Signals reach the command; ours is to note them. Only the main thread can have handlers."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, _frame: FrameType | None) -> None:
+            self._signals.put(number)
+
+        before = {number: signal.signal(number, note) for number in _FORWARDED}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _forward(self, child: subprocess.Popen[bytes], streams: Sequence[Stream]) -> None:
+        while not self._signals.empty():
+            number = self._signals.get()
+            if number == getattr(signal, "SIGWINCH", None):
+                for stream in streams:
+                    stream.resize()
+            else:
+                self._interrupts += 1
+                self._interrupted = True
+                if self._kill_at is None:
+                    self._kill_at = time.monotonic() + self._settings.grace_s
+                if self._interrupts >= 3:
+                    self._kill_at = time.monotonic()  # the user means it
+            _signal_group(child, number)
+
+    # -- before ----------------------------------------------------------------------------------------------
+
+    def _baseline(self, watcher: Watcher) -> None:
+        deadline = time.monotonic() + self._settings.baseline_s + SAMPLER_SILENCE_S
+        while time.monotonic() < deadline and not watcher.ended and self._signals.empty():
+            line = watcher.next_line(TICK_S)
+            if line is not None:
+                self._record_line(line)
+                if line.get("kind") == "baseline":
+                    return
+        if not watcher.ended and self._signals.empty():
+            watcher.error = "the sampler gave no baseline in time"
+
+    def _record_line(self, line: Mapping[str, object]) -> None:
+        self._heard_at = time.monotonic()
+        data = {key: value for key, value in line.items() if key != "kind"}
+        self._recorder.record(str(line.get("kind")), {"role": self._settings.role, **data})
+        self._look.sampled(line)
+
+    def _start(self, streams: Mapping[str, int], folder: Path) -> subprocess.Popen[bytes]:
+        settings = self._settings
+        try:
+            return subprocess.Popen(
+                self._command,
+                cwd=settings.cwd,
+                env=hooked_environment(settings.environment, folder=folder),
+                stdout=streams["stdout"],
+                stderr=streams["stderr"],
+                start_new_session=True,
+                preexec_fn=die_with_parent(),  # noqa: PLW1509 - one prctl call that takes no lock
+            )
+        except (OSError, ValueError) as error:
+            missing = settings.cwd is not None and not settings.cwd.is_dir()
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UsageError(
+                f"The folder {settings.cwd} does not exist."
+                if missing
+                else f"{self._command[0]!r} cannot be run: {reason}.",
+                next_step="Check the command after `--`: it is run as it stands, without a shell.",
+            ) from error
+
+    # -- the run ----------------------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        keep: Keep,
+        watcher: Watcher,
+        folder: Path,
+        before: set[int],
+        *,
+        console: BinaryIO | None,
+        console_err: BinaryIO | None,
+    ) -> GuardResult:
+        out, err = open_streams(console=console, console_err=console_err, keep=keep)
+        streams = [out] if err is None else [out, err]
+        began = time.monotonic()
+        try:
+            child = self._start(popen_streams(out, err), folder)
+        except UsageError:
+            for stream in streams:
+                stream.abandon()
+            raise
+        for stream in streams:
+            stream.start()
+        watched = Watched(root=child.pid, reaper=os.getpid(), outside={*before, watcher.pid})
+        tail = HookTail(folder)
+        try:
+            self._started(child, watched)
+            watcher.tell({"watch": child.pid, "reaper": os.getpid()})
+            self._until_exit(child, watcher, tail, streams, began)
+            seconds = time.monotonic() - began
+            status, signal_name = _status(child.returncode)
+            self._recorder.record(
+                "child.exit",
+                {
+                    "role": self._settings.role,
+                    "pid": child.pid,
+                    "status": status,
+                    "signal": signal_name,
+                    "seconds": round(seconds, 6),
+                    "interrupted": self._interrupted,
+                    "stopped": self._stopped[0] if self._stopped else None,
+                    "stopped_reason": self._stopped[1] if self._stopped else None,
+                },
+            )
+            left_behind = self._end_rest(watched, streams)
+        finally:
+            if child.poll() is None:  # an error of ours: nothing of the command may outlive it
+                end_tree(watched.look(), grace_s=1.0)
+                child.wait()
+        self._take_hooks(tail, child, watcher)
+        self._finish_sampler(watcher)
+        keep.close()
+        self._recorder.record("guard.end", self._closing(watcher, tail, keep, left_behind))
+        return GuardResult(
+            status=status,
+            signal=signal_name,
+            seconds=seconds,
+            interrupted=self._interrupted,
+            stopped=self._stopped[0] if self._stopped else None,
+            stopped_reason=self._stopped[1] if self._stopped else None,
+            log_path=self._settings.log_path,
+            log_bytes=keep.total_bytes,
+            log_sha256=keep.sha256,
+            log_error=keep.error,
+            hook_seen=bool(tail.counts),
+            hook_records=sum(tail.counts.values()),
+            sampler_error=watcher.error,
+            left_behind=left_behind,
+        )
+
+    def _started(self, child: subprocess.Popen[bytes], watched: Watched) -> None:
+        members = {member.pid: member for member in watched.look()}
+        me = members.get(child.pid)
+        seq = self._recorder.record(
+            "child.start",
+            {
+                "role": self._settings.role,
+                "argv": list(self._command),
+                "pid": child.pid,
+                "start_time": me.start_time if me else None,
+                "supervisor_pid": os.getpid(),
+            },
+        )
+        self._on_event(GuardEvent(kind="started", pid=child.pid, seq=seq))
+
+    def _until_exit(
+        self, child: subprocess.Popen[bytes], watcher: Watcher, tail: HookTail, streams: Sequence[Stream], began: float
+    ) -> None:
+        self._heard_at = time.monotonic()
+        while child.poll() is None:
+            self._forward(child, streams)
+            self._take_lines(watcher, wait_s=TICK_S)
+            self._take_hooks(tail, child, watcher)
+            now = time.monotonic()
+            if not watcher.ended and watcher.error is None and now - self._heard_at > SAMPLER_SILENCE_S:
+                watcher.error = f"the sampler was silent for {SAMPLER_SILENCE_S:.0f} s"
+            self._consider_stopping(child, now - began)
+            if self._kill_at is not None and now >= self._kill_at:
+                _signal_group(child, getattr(signal, "SIGKILL", signal.SIGTERM))
+                self._kill_at = now + 1.0
+
+    def _consider_stopping(self, child: subprocess.Popen[bytes], elapsed_s: float) -> None:
+        settings = self._settings
+        if self._stopped is not None or self._interrupted:
+            return
+        if settings.timeout_s is not None and elapsed_s >= settings.timeout_s:
+            self._stopped = ("timeout", f"it ran longer than {settings.timeout_s:g} s")
+        elif settings.fail_fast_s is not None and elapsed_s >= settings.fail_fast_s and self._look.quiet:
+            self._stopped = ("fail-fast", f"after {settings.fail_fast_s:g} s {self._look.reason}")
+        if self._stopped is not None:
+            _signal_group(child, signal.SIGTERM)
+            self._kill_at = time.monotonic() + min(settings.grace_s, 10.0)
+
+    def _take_lines(self, watcher: Watcher, *, wait_s: float) -> None:
+        if watcher.ended:
+            time.sleep(wait_s)
+            return
+        line = watcher.next_line(wait_s)
+        while line is not None:
+            self._record_line(line)
+            line = watcher.next_line(0)
+
+    def _take_hooks(self, tail: HookTail, child: subprocess.Popen[bytes], watcher: Watcher) -> None:
+        for record in tail.poll():
+            seq = self._recorder.record("hook", {"role": self._settings.role, "source": record.source, **record.fields})
+            begins = record.fields.get("record") in {"torch", "step"}
+            if begins and (record.source, record.fields["record"]) not in self._begun:
+                self._begun.add((record.source, record.fields["record"]))
+                watcher.tell({"burst": True})  # a process speaks, or begins to train: look closely, and now
+            if self._look.hook(record.fields):
+                self._on_event(GuardEvent(kind="first-step-on-cuda", pid=child.pid, seq=seq))
+
+    # -- after ------------------------------------------------------------------------------------------------
+
+    def _end_rest(self, watched: Watched, streams: Sequence[Stream]) -> int:
+        """What of the tree outlived its first process: a short while for an orderly end, then ended."""
+        deadline = time.monotonic() + self._settings.linger_s
+        members = watched.look()
+        while members and time.monotonic() < deadline and not self._interrupted:
+            for member in members:
+                with contextlib.suppress(OSError, AttributeError):
+                    os.waitpid(member.pid, os.WNOHANG)  # orphans that ended are ours to reap
+            time.sleep(TICK_S)
+            members = watched.look()
+        left_behind = end_tree(members, grace_s=min(self._settings.grace_s, 3.0)) if members else 0
+        for stream in streams:
+            stream.join(2.0)
+        return left_behind
+
+    def _finish_sampler(self, watcher: Watcher) -> None:
+        watcher.finish()
+        deadline = time.monotonic() + 3.0
+        while not watcher.ended and time.monotonic() < deadline:
+            line = watcher.next_line(TICK_S)
+            if line is not None:
+                self._record_line(line)
+        if not watcher.ended and watcher.error is None:
+            watcher.error = "the sampler did not end when told"
+        watcher.close()
+
+    def _closing(self, watcher: Watcher, tail: HookTail, keep: Keep, left_behind: int) -> dict[str, object]:
+        return {
+            "role": self._settings.role,
+            "hooks": [
+                {"source": source, "pid": tail.pids.get(source), "records": count}
+                for source, count in sorted(tail.counts.items())
+            ],
+            "hook_files_refused": tail.refused_files,
+            "sampler_lines": watcher.count,
+            "sampler_error": watcher.error,
+            "left_behind": left_behind,
+            "log_bytes": keep.total_bytes,
+            "log_sha256": keep.sha256,
+            "log_dropped_bytes": keep.dropped_bytes,
+            "log_error": keep.error,
+        }
+
+
+def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
+    """To the command's whole process group, of which it is the leader."""
+    with contextlib.suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(child.pid, number)
+        else:
+            child.send_signal(number)
+
+
+def _status(returncode: int) -> tuple[int, str | None]:
+    if returncode >= 0:
+        return returncode, None
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    return 128 - returncode, name
