@@ -6,22 +6,22 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ongpu.domain.verdict import Claim, Outcome, Verdict, Witness, WitnessState
-from ongpu.domain.witness import Observation
+from ongpu.domain.verdict import Outcome, Verdict
 from ongpu.evidence import challenge
 from ongpu.evidence.chain import GENESIS, link, scan_journal
 from ongpu.evidence.check import CheckReport, check
 from ongpu.evidence.dsse import Signer, generate
 from ongpu.evidence.journal import Journal
+from ongpu.evidence.recompute import recompute
 from ongpu.evidence.seal import new_start, seal
-from ongpu.evidence.statement import FileDigest, capped, render
+from ongpu.evidence.statement import FileDigest, render
 from ongpu.evidence.trust import Level, TrustedKey
 
 GIB = 1 << 30
@@ -50,34 +50,98 @@ class FakeClock:
         self.mono += seconds
 
 
-def stand_in_judge(observations: Sequence[Observation]) -> Verdict:
-    """A judge as strict as the real one is about presence: every reading it needs must be there."""
-    steps = [one for one in observations if one.kind == "hook" and one.data.get("device") == "cuda"]
-    samples = [one for one in observations if one.kind == "nvml.sample"]
-    exits = [one for one in observations if one.kind == "child.exit" and one.data.get("status") == 0]
-    files = [one for one in observations if one.kind == "files"]
+@dataclass
+class _Run:
+    """One small run, told record by record as the guard tells it."""
 
-    def claim(name: str, found: list[Observation], needed: int) -> Claim:
-        outcome = Outcome.PROVEN if len(found) >= needed else Outcome.UNKNOWN
-        numbers = tuple(one.seq for one in found)
-        return Claim(id=name, statement=f"{name} holds", outcome=outcome, reason="seen", observations=numbers)
+    journal: Journal
+    clock: FakeClock
+    rng: random.Random
+    ended: str
+    lines: int = 0
 
-    claims = (
-        claim("trained-on-cuda", steps, 5),
-        claim("memory-allocated", samples, 4),
-        claim("no-silent-cpu", exits, 1),
-        claim("evidence-saved", files, 1),
-    )
-    proven = all(one.outcome is Outcome.PROVEN for one in claims)
-    state = WitnessState.CONFIRMED if steps else WitnessState.UNAVAILABLE
-    verdict = Verdict(
-        outcome=Outcome.PROVEN if proven else Outcome.UNKNOWN,
-        reason="all of it was seen" if proven else "something was not seen",
-        claims=claims,
-        witnesses=(Witness(name="W1", title="inside", state=state, level="process", reason="steps"),),
-        level="process",
-    )
-    return capped(verdict, observations)
+    def uuid4(self) -> str:
+        return f"{self.rng.getrandbits(32):08x}-0000-4000-8000-{self.rng.getrandbits(48):012x}"
+
+    def sampler(self, kind: str, data: dict[str, object]) -> None:
+        """A line of the sampler, numbered as it numbers them."""
+        self.journal.record(kind, {"role": "train", "n": self.lines, "t_mono": self.clock.mono, **data})
+        self.lines += 1
+
+    def write(self, *, simulated: bool, nonce: str | None, status: int) -> None:
+        """Everything from run.start to run.end, and the four raw files."""
+        rng, record = self.rng, self.journal.record
+        uuid, driver, pid = f"GPU-{self.uuid4()}", f"580.{rng.randrange(60, 200)}.04", rng.randrange(1000, 30000)
+        argv = ["python", "train.py", "--device", "cuda"]
+        if nonce is not None:
+            argv += ["--seed", str(challenge.seed(nonce))]
+        more = {"argv": ["ongpu", "enable"], "expect_gpu": None, "compare_cpu": False, "requested_device": "cuda"}
+        start = new_start(
+            profile="enable",
+            simulated=simulated,
+            tool_version="0.1.0",
+            boot_id=self.uuid4(),
+            nonce=nonce,
+            run_salt=f"{rng.getrandbits(128):032x}",
+            more=more,
+        )
+        record("run.start", start)
+        device = {"name": "NVIDIA H100 80GB HBM3", "uuid": uuid, "memory_bytes": 80 * GIB}
+        record("machine", {"os": "linux", "devices": [device], "driver": {"kernel_mode": driver}, "simulated": False})
+        record("smoke", {"name": "torch_cuda_check", "outcome": "proven", "figures": {"is_available": True}})
+        idle = {"memory_used_bytes": 0, "processes": [], "energy_start_mj": 0, "energy_end_mj": 70_000}
+        self.sampler("baseline", {"devices": [{**device, **idle, "energy_seconds": 1.0}]})
+        record("child.start", {"role": "train", "argv": argv, "pid": pid, "start_time": 12.5})
+        self.sampler("tree", {"processes": [{"pid": pid, "ppid": 1, "start_time": 12.5}]})
+        self.hook(uuid, pid)
+        self.sampler("sampler.end", {})
+        record("child.exit", {"role": "train", "status": status, "signal": None, "interrupted": False})
+        hooks = [{"source": "one.jsonl", "records": 7}]
+        ends = {"sampler_lines": self.lines, "sampler_error": None, "hook_files_refused": 0}
+        record("guard.end", {"role": "train", "hooks": hooks, **ends})
+        files = {
+            "env_info.txt": f"driver {driver}\n",
+            "torch_cuda_check.txt": f"{uuid}\n",
+            "training_log.txt": f"Using device: cuda\nstep 1 loss {rng.random():.4f}\n",
+            "nvidia_smi.txt": f"| Driver Version: {driver}   CUDA Version: 13.0 |\n| {pid} python {uuid} |\n",
+        }
+        listed = []
+        for name, text in files.items():
+            (self.journal.folder / name).write_text(text, "utf-8")
+            digest = digest_of(text.encode())
+            listed.append({"name": name, "size_bytes": digest.size_bytes, "sha256": digest.sha256})
+        record("files", {"files": listed})
+        record("run.end", {"end": self.ended, "observations": self.journal.length})
+
+    def hook(self, uuid: str, pid: int) -> None:
+        """What the process says, with the driver's readings between."""
+        numbers = iter(range(99))
+
+        def say(kind: str, data: dict[str, object]) -> None:
+            head = {"role": "train", "source": "one.jsonl", "n": next(numbers), "pid": pid, "record": kind}
+            self.journal.record("hook", {**head, "t_mono": self.clock.mono, **data})
+
+        say("torch", {"start_time": 12.5, "version": "2.14.1+cu128", "cuda": "12.8", "rank": None, "world_size": None})
+        for step in range(1, 6):
+            held = (40 * step) << 20
+            size = {"cuda:0": 1 << 20}
+            devices = [
+                {"device": "cuda:0", "uuid": uuid}
+                | dict.fromkeys(("allocated_bytes", "reserved_bytes", "max_reserved_bytes"), held)
+            ]
+            tensors = {"parameters": size, "gradients": size, "state": size, "devices": devices}
+            say("step", {"optimizer": 0, "optimizer_step": step, "final": step == 5, **tensors})
+            if step == 5:
+                break
+            self.clock.advance(0.2)
+            used = held + (518 << 20)
+            sample = {"uuid": uuid, "memory_used_bytes": used, "processes": [{"pid": pid, "used_bytes": used}]}
+            self.sampler("nvml.sample", {"devices": [sample]})
+            self.sampler("energy", {"devices": [{"uuid": uuid, "energy_mj": 100_000 * step}]})
+        last = {"step": 5} | dict.fromkeys(("parameters_on_cuda", "parameters", "gradients_on_cuda", "gradients"), 10)
+        counted = {"optimizer": 0, "steps": 5, "off_cuda_steps": 0, "last": last}
+        counts = {"steps": 5, "created": 1, "never_stepped": 0, "records": 7, "optimizers": [counted]}
+        say("end", {**counts, "cuda_initialized": True, "is_available": True})
 
 
 @dataclass
@@ -85,7 +149,6 @@ class Samples:
     """Makes bundles below a folder of its own."""
 
     root: Path
-    judge: Callable[[Sequence[Observation]], Verdict] = stand_in_judge
     signer: Signer = field(default_factory=lambda: Signer(generate().private_pem))
 
     @property
@@ -100,67 +163,19 @@ class Samples:
         seed: int = 1,
         simulated: bool = False,
         nonce: str | None = None,
-        how: str = "completed",
+        ended: str = "completed",
         status: int = 0,
         more: Mapping[str, str] | None = None,
     ) -> tuple[Path, Journal]:
         """Everything of a run but its seal."""
         folder = self.root / name
-        rng = random.Random(seed)
         clock = FakeClock(wall=1_763_800_000.0 + 1000 * seed, mono=5_000.0 + 10 * seed)
         journal = Journal.create(folder, clock=clock, redact=lambda text: text)
-        uuid = f"GPU-{rng.getrandbits(32):08x}-0000-4000-8000-{rng.getrandbits(48):012x}"
-        driver = f"580.{rng.randrange(60, 200)}.04"
-        pid = rng.randrange(1000, 30000)
-        salt = f"{rng.getrandbits(128):032x}"
-        run_id = challenge.run_id(salt=salt, nonce=nonce)
-        argv = ["python", "train.py", "--device", "cuda"]
-        if nonce is not None:
-            argv += ["--seed", str(challenge.seed(nonce))]
-        start = new_start(
-            run_id=run_id,
-            run_salt=salt,
-            profile="enable",
-            simulated=simulated,
-            tool_version="0.1.0",
-            boot_id=f"{rng.getrandbits(32):08x}-1111-4111-8111-{rng.getrandbits(48):012x}",
-            nonce=nonce,
-            more={"argv": ["ongpu", "enable"], "expect_gpu": None},
+        _Run(journal=journal, clock=clock, rng=random.Random(seed), ended=ended).write(
+            simulated=simulated, nonce=nonce, status=status
         )
-        journal.record("run.start", start)
-        device = {"name": "NVIDIA H100 80GB HBM3", "uuid": uuid, "memory_bytes": 80 * GIB}
-        journal.record("machine", {"os": "linux", "devices": [device], "driver": {"kernel_mode": driver}})
-        journal.record("baseline", {"devices": [{"uuid": uuid, "used_bytes": 0}]})
-        journal.record("child.start", {"role": "train", "argv": argv, "pid": pid, "start_time": 12.5})
-        journal.record("tree", {"role": "train", "processes": [{"pid": pid, "ppid": 1, "start_time": 12.5}]})
-        for step in range(1, 6):
-            clock.advance(0.2)
-            journal.record(
-                "hook",
-                {"role": "train", "pid": pid, "step": step, "device": "cuda", "uuid": uuid, "t_mono": clock.mono},
-            )
-            used = (518 + 40 * step) << 20
-            processes = [{"pid": pid, "used_bytes": used}]
-            journal.record(
-                "nvml.sample",
-                {"role": "train", "devices": [{"uuid": uuid, "used_bytes": used, "processes": processes}]},
-            )
-        files = {
-            "env_info.txt": f"driver {driver}\n",
-            "torch_cuda_check.txt": f"{uuid}\n",
-            "training_log.txt": f"Using device: cuda\nstep 1 loss {rng.random():.4f}\n",
-            "nvidia_smi.txt": f"| Driver Version: {driver}   CUDA Version: 13.0 |\n| {pid} python {uuid} |\n",
-        }
-        for file, text in files.items():
-            (folder / file).write_text(text, "utf-8")
-        journal.record("child.exit", {"role": "train", "status": status, "signal": None})
-        listed = [
-            {"name": file, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for file, data in ((file, (folder / file).read_bytes()) for file in files)
-        ]
-        journal.record("files", {"files": listed})
-        journal.record("run.end", {"how": how})
-        verdict = self.judge(journal.observations())
+        verdict = recompute(journal.observations())
+        run_id = journal.observations()[0].data["run_id"]
         (folder / "README.md").write_text(f"# Run {run_id}\n\n{verdict.outcome}\n", "utf-8")
         for file, text in (more or {}).items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -174,14 +189,14 @@ class Samples:
         seed: int = 1,
         simulated: bool = False,
         nonce: str | None = None,
-        how: str = "completed",
+        ended: str = "completed",
         signed: bool = False,
         more: Mapping[str, str] | None = None,
     ) -> Path:
         """A sealed bundle."""
-        folder, journal = self.write(name, seed=seed, simulated=simulated, nonce=nonce, how=how, more=more)
-        verdict = self.judge(journal.observations())
-        seal(folder, journal, verdict=verdict, signer=self.signer if signed else None, judge=self.judge)
+        folder, journal = self.write(name, seed=seed, simulated=simulated, nonce=nonce, ended=ended, more=more)
+        verdict = recompute(journal.observations())
+        seal(folder, journal, verdict=verdict, signer=self.signer if signed else None)
         return folder
 
     def forge(self, folder: Path, edit: Callable[[list[dict[str, Any]]], None] = lambda _records: None) -> None:
@@ -196,12 +211,16 @@ class Samples:
             head = link(head, line)
         journal.write_bytes(b"".join(lines))
         observations = scan_journal(journal.read_bytes()).observations
+        try:
+            verdict = recompute(observations)
+        except ValueError:
+            verdict = Verdict(outcome=Outcome.PROVEN, reason="", claims=())
         paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         manifest = render(
             observations=observations,
             head=head,
             files={name: digest_of(path.read_bytes()) for name, path in paths.items()},
-            verdict=self.judge(observations),
+            verdict=verdict,
             signer=None,
         )
         (folder / "manifest.json").write_bytes(manifest)
@@ -212,7 +231,7 @@ class Samples:
 
     def check(self, path: Path, **options: object) -> CheckReport:
         """A check with the judge that sealed."""
-        return check(path, judge=self.judge, **options)  # type: ignore[arg-type] # the tests pass what check takes
+        return check(path, **options)  # type: ignore[arg-type] # the tests pass what check takes
 
 
 def digest_of(data: bytes) -> FileDigest:

@@ -22,6 +22,7 @@ from ongpu.evidence import strict_json
 from ongpu.evidence.chain import GENESIS, JournalError, link, read_journal, scan_journal
 from ongpu.evidence.cleaning import clean
 from ongpu.evidence.journal import Journal, SystemClock, free_sibling
+from ongpu.evidence.recompute import recompute
 from ongpu.evidence.seal import recover
 
 if TYPE_CHECKING:
@@ -321,11 +322,12 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from ongpu.evidence.journal import Journal, SystemClock
+from ongpu.evidence.seal import new_start
 journal = Journal.create(Path(sys.argv[1]), clock=SystemClock(), redact=lambda text: text)
-journal.record("run.start", {"run_id": "a", "run_salt": "b", "simulated": False, "boot_id": "x"})
+journal.record("run.start", {**new_start(profile="run", simulated=False, tool_version="0", boot_id="x")})
 print("ready", flush=True)
 while True:
-    journal.record("nvml.sample", {"role": "train", "devices": []})
+    journal.record("nvml.sample", {"role": "train", "n": 0, "t_mono": 1.0, "devices": []})
 """
 
 
@@ -339,14 +341,14 @@ def test_a_killed_supervisor_leaves_no_lock_and_no_proof(tmp_path: Path, samples
         with pytest.raises(UsageError, match="not empty"):
             start(folder)
         with pytest.raises(UsageError, match="still being written"):
-            recover(folder, clock=SystemClock(), boot_id="x", redact=plainly, judge=samples.judge)
+            recover(folder, clock=SystemClock(), boot_id="x", redact=plainly)
         child.kill()
         assert child.wait() == -9
     refused = samples.check(folder)
     assert refused.problems[0].obligation == 7
     with (folder / "journal.jsonl").open("ab") as stream:
         stream.write(b'{"seq":')
-    recover(folder, clock=SystemClock(), boot_id="x", redact=plainly, judge=samples.judge)
+    recover(folder, clock=SystemClock(), boot_id="x", redact=plainly)
     last = read_journal((folder / "journal.jsonl").read_bytes())[-1]
     assert last.kind == "recovered"
     assert last.data["dropped_bytes"] == 7
@@ -354,7 +356,7 @@ def test_a_killed_supervisor_leaves_no_lock_and_no_proof(tmp_path: Path, samples
 
 def test_recovering_what_cannot_be(tmp_path: Path, samples: Samples) -> None:
     def again(folder: Path) -> None:
-        recover(folder, clock=SystemClock(), boot_id="x", redact=plainly, judge=samples.judge)
+        recover(folder, clock=SystemClock(), boot_id="x", redact=plainly)
 
     with pytest.raises(UsageError, match="sealed already"):
         again(samples.bundle("sealed"))
@@ -375,9 +377,9 @@ def test_recovering_what_cannot_be(tmp_path: Path, samples: Samples) -> None:
 
 def test_a_crash_before_the_seal_is_never_proven(samples: Samples) -> None:
     folder, journal = samples.write("a")
-    assert samples.judge(journal.observations()).outcome == "proven"
+    assert recompute(journal.observations()).outcome == "proven"
     journal.close()
     (folder / ".manifest.json.tmp").write_text("half")
-    recover(folder, clock=SystemClock(), boot_id="x", redact=plainly, judge=samples.judge)
+    recover(folder, clock=SystemClock(), boot_id="x", redact=plainly)
     report = samples.check(folder)
     assert (report.answer, report.outcome) == ("accepted", "unknown")

@@ -23,7 +23,7 @@ from ongpu.evidence.archive import DEFAULT_LIMITS, ArchiveError, Contents, Limit
 from ongpu.evidence.chain import JournalError, scan_journal
 from ongpu.evidence.challenge import check_nonce, seed
 from ongpu.evidence.obligations import Problem
-from ongpu.evidence.recompute import Judge, recompute
+from ongpu.evidence.recompute import recompute
 from ongpu.evidence.statement import ENVELOPE_NAME, JOURNAL_NAME, MANIFEST_NAME
 from ongpu.evidence.trust import Level, TrustedKey
 
@@ -104,7 +104,6 @@ def check(
     trust: Sequence[TrustedKey] = (),
     nonce: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    judge: Judge = recompute,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> CheckReport:
     """Check the bundle at ``path``, a folder or a zip file.
@@ -125,13 +124,11 @@ def check(
     except ArchiveError as error:
         state.refuse(error.obligation, str(error))
     else:
-        _contents(state, contents, trust=trust, nonce=asked, judge=judge)
+        _contents(state, contents, trust=trust, nonce=asked)
     return _report(state, path, required)
 
 
-def _contents(
-    state: _State, contents: Contents, *, trust: Sequence[TrustedKey], nonce: str | None, judge: Judge
-) -> None:
+def _contents(state: _State, contents: Contents, *, trust: Sequence[TrustedKey], nonce: str | None) -> None:
     manifest = contents.kept.get(MANIFEST_NAME)
     if manifest is None:
         state.refuse(7, "there is no manifest.json: the run was never sealed, or is still going on")
@@ -152,7 +149,7 @@ def _contents(
         state.refuse(12, "the manifest names another run id than the journal")
     state.problems.extend(crosscheck.files(observations, contents.files))
     try:
-        state.verdict = judge(observations)
+        state.verdict = recompute(observations)
     except ValueError as error:
         state.refuse(18, f"no verdict follows from the journal: {error}")
         return

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ongpu.domain.verdict import Verdict
 from ongpu.domain.witness import Observation
 from ongpu.evidence.statement import capped
-
-Judge = Callable[[Sequence[Observation]], Verdict]
 
 
 def recompute(observations: Sequence[Observation]) -> Verdict:

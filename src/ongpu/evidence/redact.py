@@ -204,7 +204,8 @@ def _identity_rules(identity: Identity) -> tuple[tuple[re.Pattern[str], str], ..
         if len(trimmed) > 1:
             rules.append((trimmed, word, True))
     rules.extend((host, "<host>", False) for host in identity.hosts if len(host) > 1 and host != "localhost")
-    rules.extend((one, pseudonym(one, salt=identity.salt), False) for one in identity.uuids if one)
+    uuids = {form for one in identity.uuids if one for form in (one, one.removeprefix("GPU-"))}
+    rules.extend((one, pseudonym(one, salt=identity.salt), False) for one in sorted(uuids))
     rules.extend((one, pseudonym(one, salt=identity.salt), False) for one in identity.serials if len(one) > 3)
     rules.sort(key=lambda rule: len(rule[0]), reverse=True)
     compiled = [(_whole(literal, path=path), word) for literal, word, path in rules]
@@ -224,11 +225,12 @@ def _whole(literal: str, *, path: bool) -> re.Pattern[str]:
 
 def pseudonym(value: str, *, salt: str) -> str:
     """Another value of the same form, the same for the same salt: a UUID stays a UUID with its prefix."""
-    digest = hashlib.sha256(f"{salt}\n{value.lower()}".encode()).hexdigest()
     prefix, found = "", value
     for known in ("GPU-", "MIG-"):
         if value.startswith(known):
             prefix, found = known, value.removeprefix(known)
+    # torch names the same GPU without the prefix, and must still name the same one.
+    digest = hashlib.sha256(f"{salt}\n{found.lower()}".encode()).hexdigest()
     try:
         uuid.UUID(found)
     except ValueError:

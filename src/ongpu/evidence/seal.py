@@ -10,11 +10,11 @@ from typing import Final
 
 from ongpu.domain.verdict import Verdict
 from ongpu.errors import RefusedError, UsageError, WorkError
-from ongpu.evidence import statement
+from ongpu.evidence import challenge, statement
 from ongpu.evidence.archive import ArchiveError, Contents, Limits, read_bundle
 from ongpu.evidence.dsse import Signer
 from ongpu.evidence.journal import Clock, Journal, JournalError, sync_folder
-from ongpu.evidence.recompute import Judge, recompute
+from ongpu.evidence.recompute import recompute
 from ongpu.evidence.statement import ENVELOPE_NAME, MANIFEST_NAME
 
 # A run seals its own files: slow disks get the time they need.
@@ -24,20 +24,24 @@ _TEMPORARY: Final = frozenset({f".{MANIFEST_NAME}.tmp", f".{ENVELOPE_NAME}.tmp"}
 
 def new_start(
     *,
-    run_id: str,
-    run_salt: str,
     profile: str,
     simulated: bool,
     tool_version: str,
     boot_id: str | None,
     nonce: str | None = None,
+    run_salt: str | None = None,
     more: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """The data of ``run.start`` that sealing and checking rest on; ``more`` is added (argv, expect_gpu ...)."""
+    """The data of ``run.start`` that sealing and checking rest on; ``more`` is added (argv, expect_gpu ...).
+
+    The run id follows from the nonce and a salt (``run_salt``: 32 hexadecimal digits, new unless given), so that
+    whatever names the run id is bound to the challenge as well.
+    """
+    salt = run_salt or challenge.new_salt()
     return {
         **(more or {}),
-        "run_id": run_id,
-        "run_salt": run_salt,
+        "run_id": challenge.run_id(salt=salt, nonce=nonce),
+        "run_salt": salt,
         "nonce": nonce,
         "profile": profile,
         "simulated": simulated,
@@ -46,9 +50,7 @@ def new_start(
     }
 
 
-def seal(
-    folder: Path, journal: Journal, *, verdict: Verdict, signer: Signer | None = None, judge: Judge = recompute
-) -> Path:
+def seal(folder: Path, journal: Journal, *, verdict: Verdict, signer: Signer | None = None) -> Path:
     """Close the journal and write the manifest over everything in ``folder``; returns the manifest's path.
 
     The last record must be ``run.end`` by now, and every other file be written. ``verdict`` is what was shown
@@ -59,9 +61,20 @@ def seal(
     :raises RefusedError: ``verdict`` does not follow from the journal, or something in the folder cannot be
         part of a bundle; nothing has been sealed.
     """
+    return _seal(folder, journal, verdict=verdict, signer=signer)
+
+
+def _seal(folder: Path, journal: Journal, *, verdict: Verdict | None, signer: Signer | None) -> Path:
+    """Seal with the verdict that was shown, or, where nobody was there to show one, with the journal's own."""
     observations = journal.observations()
-    recomputed = judge(observations)
-    if statement.claimed(recomputed) != statement.claimed(verdict):
+    try:
+        recomputed = recompute(observations)
+    except ValueError as error:
+        raise RefusedError(
+            f"No verdict follows from the journal in {folder}: {error}.",
+            next_step="Report this as a defect of ongpu, with the journal.",
+        ) from error
+    if verdict is not None and statement.claimed(recomputed) != statement.claimed(verdict):
         raise RefusedError(
             f"The verdict shown ({verdict.outcome.value}) is not the one the journal gives "
             f"({recomputed.outcome.value}).",
@@ -100,7 +113,6 @@ def recover(
     clock: Clock,
     boot_id: str | None,
     redact: Callable[[str], str],
-    judge: Judge = recompute,
 ) -> Path:
     """Seal what a crashed run left, as interrupted; it can never be proven. Returns the manifest's path.
 
@@ -126,7 +138,7 @@ def recover(
         for name in (*_TEMPORARY, ENVELOPE_NAME):
             (folder / name).unlink(missing_ok=True)
         journal.record("recovered", {"boot_id_now": boot_id, "dropped_bytes": journal.dropped_bytes})
-        return seal(folder, journal, verdict=judge(journal.observations()), judge=judge)
+        return _seal(folder, journal, verdict=None, signer=None)
     finally:
         with contextlib.suppress(WorkError):
             journal.close()

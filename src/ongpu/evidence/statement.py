@@ -104,8 +104,8 @@ def is_simulated(observations: Sequence[Observation]) -> bool:
 def how_it_ended(observations: Sequence[Observation]) -> str:
     """``completed``, ``failed``, ``interrupted`` or ``blocked``; a recovered run was interrupted whatever it says."""
     last = observations[-1]
-    how = last.data.get("how") if last.kind == "run.end" else None
-    return how if how in {"completed", "failed", "blocked"} else "interrupted"
+    ended = last.data.get("end") if last.kind == "run.end" else None
+    return ended if isinstance(ended, str) and ended in {"completed", "failed", "blocked"} else "interrupted"
 
 
 def capped(verdict: Verdict, observations: Sequence[Observation]) -> Verdict:
@@ -116,9 +116,9 @@ def capped(verdict: Verdict, observations: Sequence[Observation]) -> Verdict:
     if verdict.outcome is not Outcome.PROVEN:
         return verdict
     if is_simulated(observations):
-        reason = "Simulated: nothing of it was observed on a real machine."
+        reason = "simulated: nothing of it was observed on a real machine"
     elif how_it_ended(observations) != "completed":
-        reason = f"The run did not complete: it ended {how_it_ended(observations)}."
+        reason = f"the run did not complete: it ended {how_it_ended(observations)}"
     else:
         return verdict
     return Verdict(
