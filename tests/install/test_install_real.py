@@ -305,7 +305,7 @@ def test_a_project_that_does_not_build(world: Any) -> None:
 
 
 def test_a_python_that_is_not_there(world: Any) -> None:
-    with pytest.raises(UsageError, match="Python 3[.]7") as caught:
+    with pytest.raises(UsageError, match=r"Python 3[.]7") as caught:
         world.install(python="3.7", variables={"UV_PYTHON_DOWNLOADS": "never"})
     assert "--python" in caught.value.next_step
 

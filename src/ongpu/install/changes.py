@@ -36,6 +36,8 @@ def wanted_by_graph(annotated: str) -> dict[str, tuple[str, ...]]:
             if current is not None and text and not text.startswith(("-r ", "-c ", "-e ", "--")):
                 current.append(text.split(" ")[0])
             continue
+        if line.startswith(" "):  # a hash of the row above
+            continue
         found = _ROW.match(line)
         current = graph.setdefault(str(canonicalize_name(found["name"])), []) if found else None
     return {name: tuple(dict.fromkeys(by)) for name, by in graph.items()}

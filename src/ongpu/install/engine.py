@@ -142,12 +142,13 @@ class _Job:
             if not differs:
                 return self._reuse(record)
             what = f"is complete, but was made for something else (it differs in: {', '.join(differs)})"
-        elif place.is_environment(self.venv):
-            what = "is an environment that ongpu did not make"
         else:
+            made = (
+                "is an environment that ongpu did not make" if place.is_environment(self.venv) else "is no environment"
+            )
             raise UsageError(
-                f"{str(self.venv)!r} exists and is not an environment; it was not touched.",
-                next_step="Name another folder with --venv.",
+                f"{str(self.venv)!r} exists and {made}; it was not touched.",
+                next_step="Name another folder with --venv, or move that one away yourself.",
             )
         if self.request.replace:
             return None
@@ -197,6 +198,8 @@ class _Job:
             log.touch()
             try:
                 report = self._make(work, log=log, log_name=str(failed))
+            except KeyboardInterrupt:
+                raise  # nothing went wrong that a log would explain
             except BaseException:
                 with contextlib.suppress(OSError):
                     shutil.copyfile(log, failed)

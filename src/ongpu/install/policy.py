@@ -42,7 +42,7 @@ def parse_policy(text: str) -> tuple[PolicyRow, ...]:
             raise ValueError(f"policy row {number} lacks {sorted(missing) or 'a value'}")
         names = tuple(row["names"])
         wrong = [one for one in names if not _NAME.match(one)]
-        if wrong or list(names) != sorted(names) or seen & set(names):
+        if wrong or list(names) != sorted(set(names)) or seen & set(names):
             raise ValueError(f"policy row {number}: {wrong or 'names are not in order, or one is there twice'}")
         seen |= set(names)
         rows.append(
