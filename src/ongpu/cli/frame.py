@@ -1,0 +1,65 @@
+"""What every command shares: one place where errors become text and an exit status, and where answers leave."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, ParamSpec
+
+import typer
+
+from ongpu.errors import BlockedError, DoorError, InterruptedRunError, OngpuError
+
+_P = ParamSpec("_P")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
+
+
+def command(name: str) -> Callable[[Callable[_P, int]], Callable[_P, None]]:
+    """Turn a function that returns an exit status into a command that leaves with it.
+
+    Errors of ours are printed once, on stderr, ending with the next step; with ``--json`` the document on
+    stdout carries them. Ctrl-C leaves with 130.
+    """
+
+    def wrap(function: Callable[_P, int]) -> Callable[_P, None]:
+        @functools.wraps(function)
+        def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+            try:
+                status = function(*args, **kwargs)
+            except OngpuError as error:
+                status = _refuse(name, error, as_json=kwargs.get("as_json") is True)
+            except DoorError as error:
+                blocked = OngpuError(
+                    f"{error}.", next_step="Run `ongpu probe` to see what of this machine can be read."
+                )
+                status = _refuse(name, blocked, as_json=kwargs.get("as_json") is True)
+            except KeyboardInterrupt:
+                stopped = InterruptedRunError("Interrupted.", next_step="Nothing was left running; run it again.")
+                status = _refuse(name, stopped, as_json=kwargs.get("as_json") is True)
+            raise typer.Exit(status)
+
+        return run
+
+    return wrap
+
+
+def _refuse(name: str, error: OngpuError, *, as_json: bool) -> int:
+    if as_json:
+        cause = error.cause if isinstance(error, BlockedError) else None
+        body = {
+            "message": error.message,
+            "next_step": error.next_step,
+            "cause": cause,
+            "exit_status": error.exit_status,
+        }
+        print(json.dumps({"schema": f"ongpu/{name}/1", "error": body}, indent=2, ensure_ascii=False))
+    print(f"ongpu {name}: {error.message}", file=sys.stderr)
+    if isinstance(error, BlockedError):
+        print(f"Cause: {error.cause}", file=sys.stderr)
+        for line in error.lines:
+            print(f"  | {line}", file=sys.stderr)
+    print(f"Next: {error.next_step}", file=sys.stderr)
+    return error.exit_status

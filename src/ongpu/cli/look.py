@@ -1,0 +1,200 @@
+"""Commands that look and change nothing: probe, plan, scan, verify, diagnose."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ongpu.cli.frame import AsJson, command
+from ongpu.errors import UsageError
+
+Python = Annotated[
+    str | None,
+    typer.Option(metavar="PY", help="Interpreter of the environment to look at. [default: active, .venv-gpu, .venv]"),
+]
+Gpus = Annotated[list[str] | None, typer.Option("--gpu", metavar="NAME", help="A GPU by its model name; repeatable.")]
+Capabilities = Annotated[
+    list[str] | None, typer.Option("--compute-capability", metavar="X.Y", help="A GPU by its capability; repeatable.")
+]
+
+
+def _show(name: str, value: object, rendered: object, *, as_json: bool) -> None:
+    if as_json:
+        from ongpu.report.document import to_json
+
+        sys.stdout.write(to_json(name, value))
+    else:
+        Console().print(rendered, soft_wrap=False)
+
+
+@command("probe")
+def probe(as_json: AsJson = False) -> int:
+    """Read the machine: GPUs, driver, OS, glibc, Pythons, container, WSL. Never imports torch."""
+    from ongpu.cli.outside import doors
+    from ongpu.probe import probe as read
+    from ongpu.report import terminal
+
+    outside = doors()
+    found = read(nvml=outside.nvml, processes=outside.processes, host=outside.host)
+    _show("probe", found, terminal.machine(found), as_json=as_json)
+    return 0
+
+
+@command("plan")
+def plan(
+    gpu: Gpus = None,
+    compute_capability: Capabilities = None,
+    driver: Annotated[str | None, typer.Option(help="Kernel-mode driver version: 580.95.05, or a branch: 580.")] = None,
+    os: Annotated[str | None, typer.Option(help="linux or windows.")] = None,
+    arch: Annotated[str | None, typer.Option(help="x86_64 or aarch64.")] = None,
+    python: Annotated[str | None, typer.Option(metavar="X.Y", help="Python version: 3.12, 3.13t.")] = None,
+    glibc: Annotated[str | None, typer.Option(help="glibc version: 2.35.")] = None,
+    torch: Annotated[str | None, typer.Option(metavar="SPEC", help="Your requirement: 'torch>=2.8,<2.10'.")] = None,
+    channel: Annotated[str, typer.Option(help="stable, nightly or any.")] = "stable",
+    check: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Judge an install command you were given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Choose the PyTorch build for this machine, or for another one that you describe.
+
+    With --gpu or --compute-capability no fact of this machine is used; what is missing is assumed, and said.
+    """
+    from ongpu import catalog
+    from ongpu import plan as planner
+    from ongpu.domain.build import DecisionKind
+    from ongpu.report import terminal
+
+    facts = catalog.load()
+    if gpu or compute_capability:
+        machine = planner.described(
+            catalog=facts,
+            gpus=gpu or (),
+            compute_capabilities=compute_capability or (),
+            driver=driver,
+            os=os,
+            arch=arch,
+            python=python,
+            glibc=glibc,
+        )
+    elif any((driver, os, arch, glibc)):
+        raise UsageError(
+            "--driver, --os, --arch and --glibc describe another machine, but no GPU of it was named.",
+            next_step="Add --gpu NAME or --compute-capability X.Y, or leave them out to plan for this machine.",
+        )
+    else:
+        from ongpu.cli.outside import doors
+        from ongpu.probe import probe as read
+
+        outside = doors()
+        machine = read(nvml=outside.nvml, processes=outside.processes, host=outside.host, list_pythons=False)
+        python = python or outside.host.platform().version
+    request = planner.Request(torch_spec=torch, channel=channel, python=python)
+    if check is not None:
+        judged = planner.judge_command(check, machine, catalog=facts, request=request)
+        _show("plan-check", judged, terminal.advice(judged), as_json=as_json)
+        return {True: 0, False: 1, None: 3}[judged.works]
+    decision = planner.plan(machine, catalog=facts, request=request)
+    _show("plan", decision, terminal.decision(decision), as_json=as_json)
+    return 3 if decision.decision is DecisionKind.BLOCKED else 0
+
+
+@command("scan")
+def scan(
+    target: Annotated[
+        Path | None, typer.Argument(help="A file, a folder or a wheel; without it, an environment.")
+    ] = None,
+    python: Python = None,
+    gpu: Gpus = None,
+    compute_capability: Capabilities = None,
+    fail_on: Annotated[str | None, typer.Option(metavar="none|jit", help="Exit 1 when a package is that bad.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Read the fat-binary sections only.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Read which precompiled CUDA code a file, a wheel or an environment carries, and judge it for a GPU."""
+    from ongpu import catalog
+    from ongpu import scan as scanner
+    from ongpu.cli.outside import doors
+    from ongpu.domain.arch import ComputeCapability
+    from ongpu.domain.coverage import CodeVerdict, PackageCoverage, ScanReport
+    from ongpu.environment import choose_python, read_environment
+    from ongpu.report import terminal
+    from ongpu.report.document import scan_document
+
+    if fail_on not in {None, "none", "jit"}:
+        raise UsageError(f"--fail-on {fail_on!r} is neither none nor jit.", next_step="Use --fail-on none or jit.")
+    try:
+        devices = [ComputeCapability.parse(text) for text in compute_capability or ()]
+    except ValueError as error:
+        raise UsageError(f"{error}.", next_step="Give --compute-capability 12.0, or --gpu NAME.") from error
+    devices += [catalog.load().find_gpu(name).compute_capability for name in gpu or ()]
+    runtime = None
+    if target is None:
+        outside = doors()
+        chosen = choose_python(python, cwd=outside.cwd, variables=outside.host.environment())
+        found = read_environment(chosen, processes=outside.processes)
+        runtime = found.torch.runtime if found.torch else None
+        report = scanner.scan_paths([Path(one) for one in found.site_packages], deep=not quick)
+    elif target.suffix == ".whl":
+        report = scanner.scan_wheel_report(target, deep=not quick)
+    elif target.is_dir():
+        report = scanner.scan_paths([target], deep=not quick)
+    else:
+        binary = scanner.scan_file(target, deep=not quick)
+        package = PackageCoverage(name=target.name, version="", binaries=(binary,))
+        report = ScanReport(target=str(target), packages=(package,), problems=binary.problems, files_read=1)
+    verdict = scanner.judge_coverage(report, devices, runtime=runtime)
+    _show("scan", scan_document(report, verdict), terminal.scan(report, verdict), as_json=as_json)
+    limit = {"none": CodeVerdict.NONE, "jit": CodeVerdict.JIT}.get(fail_on or "")
+    return 1 if limit is not None and scanner.failing(verdict, fail_on=limit) else 0
+
+
+@command("verify")
+def verify(python: Python = None, as_json: AsJson = False) -> int:
+    """Run the smoke checks on the GPU in an environment: torch's own answer, checked products, held memory."""
+    import os
+
+    from ongpu.cli.outside import doors
+    from ongpu.domain.verdict import Outcome
+    from ongpu.environment import choose_python
+    from ongpu.errors import DoorError
+    from ongpu.report import terminal
+    from ongpu.smoke import run_smoke
+
+    outside = doors()
+    chosen = choose_python(python, cwd=outside.cwd, variables=outside.host.environment())
+    try:
+        nvml = outside.nvml()
+    except DoorError as error:
+        print(f"NVML cannot be asked: {error}", file=sys.stderr)
+        nvml = None
+    report = run_smoke(python=chosen, uuid=None, nvml=nvml, processes=outside.processes, environment=dict(os.environ))
+    _show("verify", report, terminal.smoke(report), as_json=as_json)
+    return {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}[report.outcome]
+
+
+@command("diagnose")
+def diagnose(
+    file: Annotated[str, typer.Argument(help="A log file, or - for standard input.")], as_json: AsJson = False
+) -> int:
+    """Name the cause of a failure from a log alone, on any machine."""
+    from ongpu.diagnose import diagnose as find
+    from ongpu.domain.verdict import Cause
+    from ongpu.report import terminal
+
+    if file == "-":
+        found = find(iter(lambda: sys.stdin.buffer.read(1 << 20), b""))
+    else:
+        try:
+            with Path(file).open("rb") as stream:
+                found = find(iter(lambda: stream.read(1 << 20), b""))
+        except OSError as error:
+            raise UsageError(
+                f"{file} cannot be read: {error.strerror}.", next_step="Name a log file, or - for standard input."
+            ) from error
+    _show("diagnose", found, terminal.diagnosis(found), as_json=as_json)
+    return 3 if found.cause is Cause.UNDETERMINED else 0

@@ -1,0 +1,138 @@
+"""Commands that work: enable, install, run, train."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ongpu.cli.frame import AsJson, command
+from ongpu.errors import UsageError
+
+Command = Annotated[list[str] | None, typer.Argument(help="The training command, after --.", show_default=False)]
+Evidence = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the bundle; must be free.")]
+ExpectGpu = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The GPU model that must have trained: 'RTX 5090', 'H100 80GB HBM3'.")
+]
+Pseudonymous = Annotated[
+    bool, typer.Option("--pseudonymous", help="Replace host names, user, paths and GPU UUIDs in the evidence.")
+]
+
+
+@command("enable")
+def enable(
+    words: Command = None,
+    project: Annotated[Path | None, typer.Option(metavar="DIR", help="Your project's folder.")] = None,
+    extra: Annotated[str | None, typer.Option(metavar="NAME", help="The extra of your project to install.")] = None,
+    venv: Annotated[Path, typer.Option(metavar="DIR", help="The fresh environment.")] = Path(".venv-gpu"),
+    expect_gpu: ExpectGpu = None,
+    evidence: Evidence = None,
+    python: Annotated[
+        str | None, typer.Option(metavar="PY", help="Adopt this interpreter's environment instead of making one.")
+    ] = None,
+    rehearse: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Walk the road for a described machine, on the CPU; never proves anything."),
+    ] = None,
+    torch: Annotated[str | None, typer.Option(metavar="SPEC", help="Your torch requirement.")] = None,
+    index_url: Annotated[str | None, typer.Option(help="Index of every package but torch's family.")] = None,
+    find_links: Annotated[list[str] | None, typer.Option(metavar="DIR", help="Folder of wheels; repeatable.")] = None,
+    allow: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Let an excluded package in.")] = None,
+    pseudonymous: Pseudonymous = False,
+    as_json: AsJson = False,
+) -> int:
+    """Take this machine from "there is an NVIDIA GPU in it" to "training on it is proven", or name the cause.
+
+    All phases: probe, plan, install, scan, smoke, train under guard, compare with the CPU, seal the evidence.
+    """
+    from ongpu.cli.live import LiveView, PlainView, View
+    from ongpu.cli.outside import doors
+    from ongpu.cli.rehearsal import described
+    from ongpu.enable import PHASES, EnableRequest
+    from ongpu.enable import enable as walk
+    from ongpu.report import terminal
+    from ongpu.report.document import to_json
+
+    if extra is not None and project is None and not Path("pyproject.toml").is_file():
+        raise UsageError(
+            "--extra names an extra of a project, but no project was given.", next_step="Add --project DIR."
+        )
+    request = EnableRequest(
+        project=project or (Path() if extra is not None else None),
+        extra=extra,
+        venv=venv,
+        expect_gpu=expect_gpu,
+        evidence=evidence,
+        python=python,
+        rehearse=rehearse,
+        command=tuple(words or ()),
+        pseudonymous=pseudonymous,
+        torch_spec=torch,
+        index_url=index_url,
+        find_links=tuple(find_links or ()),
+        allow=tuple(allow or ()),
+    )
+    # With --json the document alone is on stdout; the view goes to stderr, as progress does everywhere.
+    console = Console(stderr=True) if as_json else Console()
+    view: View = LiveView(console, PHASES) if console.is_terminal else PlainView(console)
+    machine = described(rehearse) if rehearse is not None else None
+    with view:
+        report = walk(request, doors=doors(), watch=view, described=machine, argv=tuple(sys.argv))
+    if as_json:
+        sys.stdout.write(to_json("enable", report))
+    else:
+        console.print(terminal.enabled(report))
+    return report.exit_status
+
+
+@command("run")
+def run(
+    words: Command = None,
+    evidence: Evidence = None,
+    expect_gpu: ExpectGpu = None,
+    fail_fast: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Stop the command when nothing has used the GPU by then.")
+    ] = None,
+    pseudonymous: Pseudonymous = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the verdict here too.")
+    ] = None,
+) -> int:
+    """Run any command under guard and judge whether it used the GPU. Its output and exit status are its own."""
+    from ongpu.cli.outside import doors
+    from ongpu.prove_run import RunRequest, prove_run
+    from ongpu.report import terminal
+
+    request = RunRequest(
+        command=tuple(words or ()),
+        evidence=evidence,
+        expect_gpu=expect_gpu,
+        fail_fast_s=fail_fast,
+        pseudonymous=pseudonymous,
+    )
+    report = prove_run(
+        request, doors=doors(), argv=tuple(sys.argv), console=sys.stdout.buffer, console_err=sys.stderr.buffer
+    )
+    Console(stderr=True).print(terminal.verdict(report.verdict), f"\nEvidence: {report.bundle}")
+    if json_file is not None:
+        json_file.write_text((Path(report.bundle) / "verdict.json").read_text("utf-8"), "utf-8")
+    return report.exit_status
+
+
+@command("train")
+def train(
+    context: typer.Context,
+    python: Annotated[str | None, typer.Option(metavar="PY", help="Interpreter that has torch.")] = None,
+) -> int:
+    """The reference training, with the options of training/run_train_torch.py (see --help-training)."""
+    from ongpu.cli.outside import doors
+    from ongpu.environment import choose_python
+    from ongpu.stage import run_staged_training
+
+    outside = doors()
+    chosen = choose_python(python, cwd=outside.cwd, variables=outside.host.environment())
+    return run_staged_training(chosen, context.args, environment=dict(os.environ))

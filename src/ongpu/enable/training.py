@@ -1,0 +1,129 @@
+"""The training under guard, the same steps on the CPU, and what a failure of either means."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+from ongpu import diagnose
+from ongpu.domain.verdict import Cause
+from ongpu.enable.command import COMPARED_STEPS, TrainCommand
+from ongpu.enable.phases import Context
+from ongpu.enable.request import PhaseOutcome, Watch
+from ongpu.enable.road import Step
+from ongpu.errors import BlockedError, WorkError
+from ongpu.guard.session import GuardResult, GuardSettings
+from ongpu.proof import LOG_FILE
+
+# The first steps load libraries and choose algorithms: they are left out of a median.
+_WARM_UP_STEPS = 3
+
+
+class _Passing:
+    """A console that hands what a child prints to whoever watches."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def write(self, data: bytes) -> int:
+        """Hand the bytes on."""
+        self._watch.output(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def isatty(self) -> bool:
+        """The child's output goes into a view of ours, not to a terminal."""
+        return False
+
+
+def train_phase(
+    context: Context, command: TrainCommand, variables: Mapping[str, str], watch: Watch
+) -> Step[GuardResult]:
+    """The command under guard. A command that fails, or was stopped, ends the road with the cause its log names."""
+    bundle = context.bundle
+    settings = GuardSettings(
+        role="train", environment=variables, cwd=context.doors.cwd, log_path=bundle.folder / LOG_FILE
+    )
+    result = bundle.guarded(command.argv, settings=settings, console=_Passing(watch))  # type: ignore[arg-type]
+    if result.interrupted:
+        raise KeyboardInterrupt
+    if command.output is not None:
+        _metrics(context, command.output, role="train")
+    if result.status != 0 or result.stopped is not None:
+        raise _failed(bundle.folder / LOG_FILE, result)
+    outcome = PhaseOutcome.REHEARSED if context.rehearsed else PhaseOutcome.DONE
+    return Step(value=result, summary=f"exit status 0 after {result.seconds:.1f} s", outcome=outcome)
+
+
+def _failed(log: Path, result: GuardResult) -> BlockedError:
+    found = diagnose.diagnose(log.read_bytes() if log.exists() else b"")
+    how = result.stopped_reason or f"the training ended with {result.signal or f'exit status {result.status}'}"
+    cause = found.cause if found.cause is not Cause.HEALTHY else Cause.UNDETERMINED
+    return BlockedError(
+        f"The training did not complete: {how}.",
+        next_step=found.next_step,
+        cause=cause.value,
+        lines=tuple(f"{LOG_FILE}:{finding.line}: {finding.text}" for finding in found.findings),
+    )
+
+
+def compare_phase(
+    context: Context, command: TrainCommand, variables: Mapping[str, str], watch: Watch, *, scratch: Path
+) -> Step[None]:
+    """A few of the same steps on the CPU. What fails here leaves a claim unknown; it does not end the road."""
+    if context.rehearsed or not command.ours:
+        why = (
+            "rehearsed: it trained on the CPU itself"
+            if context.rehearsed
+            else "the options of this command are not known"
+        )
+        return Step(value=None, summary=f"not measured: {why}", outcome=PhaseOutcome.SKIPPED)
+    output = scratch / "cpu"
+    argv = command.on_cpu(steps=COMPARED_STEPS, output=output)
+    log = context.bundle.folder / "cpu_comparison_log.txt"
+    settings = GuardSettings(role="cpu-comparison", environment=variables, cwd=context.doors.cwd, log_path=log)
+    result = context.bundle.guarded(argv, settings=settings, console=_Passing(watch))  # type: ignore[arg-type]
+    if result.interrupted:
+        raise KeyboardInterrupt
+    _metrics(context, output, role="cpu-comparison")
+    if result.status != 0:
+        summary = f"not measured: the CPU run ended with status {result.status}"
+        return Step(value=None, summary=summary, outcome=PhaseOutcome.NOTED)
+    return Step(value=None, summary=f"{COMPARED_STEPS} of the same steps on the CPU in {result.seconds:.1f} s")
+
+
+def _metrics(context: Context, output: Path, *, role: str) -> None:
+    """What the training wrote of itself, copied and summed up: claimed by it, measured by nobody else."""
+    path = context.doors.cwd / output / "metrics.jsonl"
+    try:
+        text = path.read_text("utf-8")
+        rows = [json.loads(line) for line in text.splitlines() if line]
+    except (OSError, ValueError) as error:
+        context.bundle.record("metrics", {"role": role, "steps": None, "reason": f"metrics.jsonl: {error}"})
+        return
+    steps = [row for row in rows if "loss" in row]
+    later = steps[_WARM_UP_STEPS:] or steps
+    if not steps:
+        return
+    try:
+        summary = {
+            "role": role,
+            "steps": len(steps),
+            "warm_up_steps": len(steps) - len(later),
+            "tokens_per_s_median": statistics.median(row["tokens_per_s"] for row in later),
+            "step_seconds_median": statistics.median(row["seconds"] for row in later),
+            "loss_first": steps[0]["loss"],
+            "loss_last": steps[-1]["loss"],
+        }
+    except (KeyError, TypeError) as error:
+        raise WorkError(
+            f"metrics.jsonl of the training has another shape: {error!r}.",
+            next_step="Report this as a defect of ongpu, with that file.",
+        ) from error
+    context.bundle.record("metrics", summary)
+    if not context.rehearsed:
+        context.bundle.text("metrics.jsonl" if role == "train" else "cpu_comparison_metrics.jsonl", text)

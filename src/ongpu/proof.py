@@ -1,0 +1,289 @@
+"""Joins the guard and the evidence: one bundle from its first line to its seal, and one command proven in it.
+
+A bundle is opened before anything is observed (its first record is the start commitment), filled by the rooms
+through :meth:`Bundle.record` and :meth:`Bundle.text`, and closed once: files listed, verdict computed from the
+journal as it stands on the disk, README made from the same lines, manifest written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from ongpu.domain.plain import plain
+from ongpu.domain.verdict import Verdict
+from ongpu.domain.witness import Observation
+from ongpu.errors import DoorError, WorkError
+from ongpu.evidence.journal import Journal
+from ongpu.evidence.recompute import recompute
+from ongpu.evidence.redact import Identity, Redactor, redact_file
+from ongpu.evidence.seal import new_start, seal
+from ongpu.guard.session import GuardEvent, GuardResult, GuardSettings, run_guarded
+from ongpu.machine.clock import Clock
+from ongpu.machine.host import Host
+from ongpu.machine.nvml import Nvml
+from ongpu.machine.process import Processes
+from ongpu.machine.smi import nvidia_smi_text, read_nvml, render
+
+REHEARSED = (
+    "REHEARSED: this was walked through for a described machine and trained on the CPU. "
+    "Nothing here was observed on a GPU, and nothing is proven."
+)
+SMI_FILE = "nvidia_smi.txt"
+LOG_FILE = "training_log.txt"
+
+
+class Pages(Protocol):
+    """The pages of a bundle, made from observations alone (floor 5 writes them)."""
+
+    def env_info(self, observations: Sequence[Observation]) -> str:
+        """``env_info.txt``."""
+        ...
+
+    def verdict(self, observations: Sequence[Observation], verdict: Verdict) -> str:
+        """``verdict.json``."""
+        ...
+
+    def readme(self, observations: Sequence[Observation], verdict: Verdict, files: Sequence[str]) -> str:
+        """``README.md``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """The outside, as the joining rooms are handed it."""
+
+    nvml: Callable[[], Nvml]
+    processes: Processes
+    host: Host
+    clock: Clock
+    cwd: Path
+    pages: Pages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a bundle commits to before anything runs."""
+
+    profile: str
+    argv: tuple[str, ...]
+    expect_gpu: str | None
+    simulated: bool
+    compare_cpu: bool
+    tool_version: str
+    nonce: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """A closed bundle."""
+
+    folder: Path
+    verdict: Verdict
+
+
+def redactor_for(doors: Doors, *, pseudonymous: bool) -> Redactor:
+    """The redactor of a run: secrets always, identities on request."""
+    environment = doors.host.environment()
+    identity = _identity(doors, environment) if pseudonymous else None
+    return Redactor(environment, identity=identity, is_path=doors.host.exists)
+
+
+def _identity(doors: Doors, environment: Mapping[str, str]) -> Identity:
+    uuids: list[str] = []
+    try:
+        nvml = doors.nvml()
+        try:
+            uuids = [device.uuid for device in nvml.devices()]
+        finally:
+            nvml.close()
+    except DoorError:
+        uuids = []  # no NVML, no UUIDs to replace: the probe records why it cannot be read
+    try:
+        host: tuple[str, ...] = (doors.host.read_text("/proc/sys/kernel/hostname").strip(),)
+    except DoorError:
+        host = tuple(filter(None, (environment.get("HOSTNAME"), environment.get("COMPUTERNAME"))))
+    return Identity(
+        hosts=host,
+        user=environment.get("USER") or environment.get("USERNAME"),
+        home=environment.get("HOME") or environment.get("USERPROFILE"),
+        cwd=str(doors.cwd),
+        temp=environment.get("TMPDIR") or environment.get("TEMP"),
+        uuids=tuple(form for uuid in uuids for form in (uuid, uuid.removeprefix("GPU-"))),
+        salt=secrets.token_hex(16),
+    )
+
+
+class Bundle:
+    """One folder of evidence. Not reusable: opened once, closed once."""
+
+    def __init__(self, *, journal: Journal, redactor: Redactor, doors: Doors, start: Start) -> None:
+        self.folder = journal.folder
+        self.start = start
+        self._journal = journal
+        self._redactor = redactor
+        self._doors = doors
+
+    @classmethod
+    def open(cls, folder: Path, *, start: Start, doors: Doors, redactor: Redactor) -> Bundle:
+        """Make the folder and write the start commitment, synced to the disk.
+
+        Raises :class:`~ongpu.errors.UsageError` where the folder is taken or cannot be written.
+        """
+        journal = Journal.create(folder, clock=doors.clock, redact=redactor)
+        data = new_start(
+            profile=start.profile,
+            simulated=start.simulated,
+            tool_version=start.tool_version,
+            boot_id=doors.clock.boot_id(),
+            nonce=start.nonce,
+            more={"argv": list(start.argv), "expect_gpu": start.expect_gpu, "compare_cpu": start.compare_cpu},
+        )
+        journal.record("run.start", data)
+        return cls(journal=journal, redactor=redactor, doors=doors, start=start)
+
+    def record(self, kind: str, data: Mapping[str, object]) -> int:
+        """Append one observation; returns its ``seq``."""
+        return self._journal.record(kind, data)
+
+    def value(self, kind: str, value: object) -> int:
+        """Append a value of ours as one observation."""
+        fields = plain(value)
+        if not isinstance(fields, dict):
+            raise TypeError(f"{type(value).__name__} is no record")
+        return self.record(kind, fields)
+
+    def observations(self) -> tuple[Observation, ...]:
+        """The journal as it stands on the disk."""
+        return self._journal.observations()
+
+    def text(self, name: str, content: str) -> None:
+        """Write one text file of the bundle, redacted, and marked on its first line where it is rehearsed.
+
+        JSON has no place for a line of text: a rehearsal is marked in its ``simulated`` field.
+        """
+        path = self.folder / name
+        mark = self.start.simulated and path.suffix not in {".json", ".jsonl"}
+        marked = f"{REHEARSED}\n\n{content}" if mark else content
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._redactor(marked).encode("utf-8", "replace"))
+        except OSError as error:
+            raise WorkError(
+                f"{path} could not be written: {error.strerror}.",
+                next_step="Free space on that disk or name another folder with --evidence, then run it again.",
+            ) from error
+
+    def guarded(
+        self,
+        command: Sequence[str],
+        *,
+        settings: GuardSettings,
+        console: BinaryIO | None = None,
+        console_err: BinaryIO | None = None,
+    ) -> GuardResult:
+        """Run a command under guard, its readings into the journal and its output into the bundle.
+
+        ``nvidia_smi.txt`` is taken at the first optimizer step on CUDA, while the training goes on; a run that
+        never gets there leaves none.
+        """
+        snapshot = _Snapshot(self, self._doors)
+        try:
+            result = run_guarded(
+                command,
+                settings=settings,
+                recorder=self,
+                console=console,
+                console_err=console_err,
+                on_event=snapshot.on_event,
+            )
+        finally:
+            snapshot.join()
+            if settings.log_path is not None and settings.log_path.exists():
+                redact_file(settings.log_path, self._redactor)
+                if self.start.simulated:
+                    self._mark(settings.log_path)
+        return result
+
+    def _mark(self, path: Path) -> None:
+        path.write_bytes(f"{REHEARSED}\n\n".encode() + path.read_bytes())
+
+    def files(self) -> list[str]:
+        """Every file of the bundle so far, the journal left out, by its name in the bundle."""
+        found = (path for path in self.folder.rglob("*") if path.is_file() and path.name != "journal.jsonl")
+        return sorted(path.relative_to(self.folder).as_posix() for path in found)
+
+    def close(self, *, end: str) -> Sealed:
+        """List the files, judge what the journal holds, write the README, seal.
+
+        :param end: ``completed``, ``failed``, ``blocked`` or ``interrupted``.
+        """
+        names = self.files()
+        self.record("files", {"files": [self._digest(name) for name in names]})
+        self.record("run.end", {"end": end})
+        observations = self.observations()
+        verdict = recompute(observations)
+        pages = self._doors.pages
+        self.text("verdict.json", pages.verdict(observations, verdict))
+        names += ["README.md", "journal.jsonl", "verdict.json"]
+        self.text("README.md", pages.readme(observations, verdict, names))
+        seal(self.folder, self._journal, verdict=verdict)
+        return Sealed(folder=self.folder, verdict=verdict)
+
+    def _digest(self, name: str) -> dict[str, object]:
+        data = (self.folder / name).read_bytes()
+        return {"name": name, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+class _Snapshot:
+    """``nvidia-smi`` and NVML while the training runs, taken beside the session so that no reading waits for it."""
+
+    def __init__(self, bundle: Bundle, doors: Doors) -> None:
+        self._bundle = bundle
+        self._doors = doors
+        self._thread: threading.Thread | None = None
+
+    def on_event(self, event: GuardEvent) -> None:
+        """Start taking it at the first step on CUDA."""
+        if event.kind == "first-step-on-cuda" and self._thread is None:
+            self._thread = threading.Thread(target=self._take, args=(event,), name="nvidia-smi")
+            self._thread.start()
+
+    def join(self) -> None:
+        """Wait until it is written."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _take(self, event: GuardEvent) -> None:
+        clock = self._doors.clock
+        began_s = clock.mono_s()
+        parts = []
+        try:
+            nvml = self._doors.nvml()
+            try:
+                parts.append(render(read_nvml(nvml), taken=f"while process {event.pid} was training"))
+            finally:
+                nvml.close()
+        except DoorError as error:
+            parts.append(f"# NVML could not be read: {error}\n")
+        listed_s = clock.mono_s()
+        try:
+            text = nvidia_smi_text(self._doors.processes, environment=self._doors.host.environment())
+            parts.append("# nvidia-smi, as it printed\n" + text)
+        except DoorError as error:
+            parts.append(f"# nvidia-smi could not be run: {error}\n")
+        head = (
+            f"# Taken while process {event.pid} was training, after its first optimizer step on CUDA "
+            f"(journal record {event.seq}).\n# Monotonic clock: begun {began_s:.3f} s, NVML read {listed_s:.3f} s, "
+            f"nvidia-smi read {clock.mono_s():.3f} s.\n\n"
+        )
+        self._bundle.text(SMI_FILE, head + "\n".join(parts))
+        self._bundle.record(
+            "text",
+            {"name": SMI_FILE, "while": event.seq, "pid": event.pid, "began_s": began_s, "ended_s": clock.mono_s()},
+        )

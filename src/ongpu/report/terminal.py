@@ -1,0 +1,245 @@
+"""Answers as text for people. Every function takes a value and returns a Rich renderable; nothing prints."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ongpu.diagnose import Diagnosis
+from ongpu.domain.build import AxisVerdict, Decision, DecisionKind
+from ongpu.domain.coverage import CodeVerdict, ScanReport, ScanVerdict
+from ongpu.domain.machine import Machine
+from ongpu.domain.verdict import Outcome, Verdict, WitnessState
+from ongpu.enable import EnableReport
+from ongpu.plan import CommandReport
+from ongpu.smoke import SmokeReport
+
+_STYLE = {
+    Outcome.PROVEN: "bold green",
+    Outcome.REFUTED: "bold red",
+    Outcome.UNKNOWN: "bold yellow",
+    WitnessState.CONFIRMED: "green",
+    WitnessState.CONTRADICTED: "red",
+    WitnessState.UNAVAILABLE: "yellow",
+    WitnessState.ERROR: "yellow",
+    AxisVerdict.FITS: "green",
+    AxisVerdict.FITS_WITH_NOTE: "green",
+    AxisVerdict.UNKNOWN: "yellow",
+    AxisVerdict.REFUSES: "red",
+    DecisionKind.PREBUILT: "bold green",
+    DecisionKind.SOURCE: "bold yellow",
+    DecisionKind.BLOCKED: "bold red",
+}
+
+
+# A screen shows the beginning of a source; the JSON document carries it whole.
+_SOURCE_WIDTH = 72
+
+
+def styled(word: Outcome | WitnessState | AxisVerdict | DecisionKind) -> Text:
+    """One of the tool's answer words in its color."""
+    return Text(str(word.value), style=_STYLE[word])
+
+
+def grid(rows: Iterable[tuple[RenderableType, ...]], *, indent: int = 2) -> Table:
+    """Aligned columns without lines; the last one folds."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    rows = list(rows)
+    for index in range(max((len(row) for row in rows), default=0)):
+        last = index == max(len(row) for row in rows) - 1
+        table.add_column(overflow="fold", no_wrap=not last)
+    for row in rows:
+        table.add_row(*row)
+    return table if not indent else _indented(table, indent)
+
+
+def advice(value: CommandReport) -> RenderableType:
+    """What ``plan --check`` shows: whether the command works here, why, and what to type instead."""
+    word, style = {
+        True: ("works", "bold green"),
+        False: ("does not work", "bold red"),
+        None: ("unknown", "bold yellow"),
+    }[value.works]
+    head = Text.assemble(Text(word, style=style), f"  {value.command}")
+    if value.cause is not None:
+        head.append(f"  cause: {value.cause.value}", style="red")
+    parts: list[RenderableType] = [head]
+    if value.build:
+        parts.append(Text(f"  it would install torch {value.build}"))
+    parts += [Text(f"  {reason}") for reason in value.reasons]
+    parts.append(Text(f"Next: {value.next_step}"))
+    return Group(*parts)
+
+
+def _indented(table: Table, indent: int) -> Table:
+    outer = Table.grid()
+    outer.add_column(width=indent)
+    outer.add_column()
+    outer.add_row("", table)
+    return outer
+
+
+def gibibytes(size_bytes: int | None) -> str:
+    """``79.6 GiB``, or ``unknown``."""
+    return "unknown" if size_bytes is None else f"{size_bytes / 2**30:.1f} GiB"
+
+
+def machine(value: Machine) -> RenderableType:
+    """What ``probe`` shows."""
+    rows: list[tuple[RenderableType, ...]] = []
+    for device in value.devices:
+        capability = device.compute_capability
+        rows.append(
+            (
+                "GPU",
+                Text(
+                    f"{device.name}, compute capability {capability or 'unknown'}, {gibibytes(device.memory_bytes)}"
+                    f"{', MIG on' if device.mig else ''}  {device.uuid or ''}"
+                ),
+            )
+        )
+    if not value.devices:
+        rows.append(("GPU", Text("none visible", style="bold red")))
+    driver = value.driver
+    rows += [
+        ("kernel-mode driver version", driver.kernel_mode or "unknown"),
+        ("CUDA driver version", driver.cuda or "unknown"),
+        ("kernel modules", str(driver.modules.value)),
+        ("OS", f"{value.os_release or value.os}, {value.arch}, glibc {value.glibc or 'unknown'}"),
+        ("WSL, container", f"{'WSL' if value.wsl else 'no'}, {value.container or 'none'}"),
+        *(("Python", f"{one.version}{'t' if one.free_threaded else ''}  {one.path}") for one in value.pythons),
+        *(("variable", Text(f"{name}={text!r}")) for name, text in value.variables),
+        *(("could not be read", Text(f"{one.what}: {one.reason}", style="yellow")) for one in value.unavailable),
+    ]
+    title = "A described machine (nothing was read here)" if value.simulated else "This machine"
+    return Group(Text(title, style="bold"), grid(rows))
+
+
+def decision(value: Decision) -> RenderableType:
+    """What ``plan`` shows: the answer, every axis, what it costs, what else there was."""
+    head = Text.assemble(styled(value.decision), "  ")
+    if value.torch:
+        head.append(f"torch {value.torch}+{value.cuda_tag}", style="bold")
+        head.append(f"  from {value.index_url or 'PyPI'}")
+    if value.cause:
+        head.append(f"  cause: {value.cause.value}", style="red")
+    parts: list[RenderableType] = [head]
+    if value.command:
+        parts.append(Text("  " + shlex.join(value.command), style="bold"))
+    parts.append(grid((fit.device, str(fit.compute_capability), Text(fit.fit.value)) for fit in value.fit))
+    parts.append(
+        grid(
+            (axis.axis, styled(axis.verdict), Text.assemble(axis.reason, Text(f"  [{_short(axis.source)}]", "dim")))
+            for axis in value.axes
+        )
+    )
+    parts += [Text(f"  lost: {one}", style="yellow") for one in value.lost]
+    parts += [Text(f"  assumed: {one}", style="yellow") for one in value.assumptions]
+    parts += [Text(f"  not taken: {one.label}: {one.reason}", style="dim") for one in value.alternatives]
+    parts.append(Text(f"Next: {value.next_step}"))
+    return Group(*parts)
+
+
+_CODE_STYLE = {
+    CodeVerdict.NATIVE: "green",
+    CodeVerdict.JIT: "yellow",
+    CodeVerdict.NO_CODE: "dim",
+    CodeVerdict.UNKNOWN: "yellow",
+    CodeVerdict.PARTIAL: "red",
+    CodeVerdict.NONE: "bold red",
+}
+
+
+def scan(report: ScanReport, judged: ScanVerdict) -> RenderableType:
+    """What ``scan`` shows: packages by GPU, or their code targets where no GPU was named."""
+    packages = [one for one in judged.packages if one.binaries]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("package")
+    if judged.devices:
+        for device in judged.devices:
+            table.add_column(str(device))
+        table.add_column("")
+        for package in packages:
+            cells = [Text(fit.verdict.value, style=_CODE_STYLE[fit.verdict]) for fit in package.fits]
+            bad = next((f.reason for f in package.fits if f.verdict in (CodeVerdict.PARTIAL, CodeVerdict.NONE)), "")
+            table.add_row(Text(f"{package.name} {package.version}"), *cells, Text(bad or package.note or "", "dim"))
+    else:
+        table.add_column("code targets")
+        for package in packages:
+            targets = sorted({target for binary in package.binaries for target in binary.targets})
+            table.add_row(Text(f"{package.name} {package.version}"), Text(" ".join(map(str, targets))))
+    without = len(judged.packages) - len(packages)
+    parts: list[RenderableType] = [table]
+    parts.append(Text(f"{without} packages carry no precompiled CUDA code; {report.files_read} files read.", "dim"))
+    parts += [Text(f"could not be read: {problem}", style="yellow") for problem in judged.problems]
+    return Group(*parts)
+
+
+def smoke(report: SmokeReport) -> RenderableType:
+    """What ``verify`` shows."""
+    rows = [(styled(check.outcome), Text(check.name), Text(check.reason)) for check in report.checks]
+    head = Text.assemble("Verdict: ", styled(report.outcome))
+    if report.cause is not None:
+        head.append(f"  cause: {report.cause.value}", style="red")
+    return Group(head, grid(rows))
+
+
+def diagnosis(value: Diagnosis) -> RenderableType:
+    """What ``diagnose`` shows: the cause, the lines it rests on, what else it could have been."""
+    parts: list[RenderableType] = [
+        Text.assemble("Cause: ", Text(value.cause.value, "bold"), f"  ({value.sure.value})  {value.reason}")
+    ]
+    parts += [Text(f"  line {one.line}: {one.text}") for one in value.findings]
+    parts += [Text(f"  not {one.cause.value}: {one.reason}", style="dim") for one in value.rejected]
+    if value.question:
+        parts.append(Text(f"What would decide it: {value.question}"))
+    parts.append(Text(f"Next: {value.next_step}"))
+    return Group(*parts)
+
+
+def enabled(report: EnableReport) -> RenderableType:
+    """How ``enable`` ended."""
+    parts: list[RenderableType] = [Text("")]
+    if report.blocked_in is not None:
+        parts.append(
+            Text.assemble(
+                Text("Blocked", style="bold red"),
+                f" in phase {report.blocked_in}, cause: ",
+                Text(report.cause.value if report.cause else "undetermined", style="bold red"),
+            )
+        )
+        parts.append(Text(f"  {report.reason}"))
+        parts += [Text(f"  | {line}", style="dim") for line in report.lines]
+    else:
+        parts.append(verdict(report.verdict))
+    parts += [Text(f"Evidence: {report.bundle}"), Text(f"Next: {report.next_step}")]
+    return Group(*parts)
+
+
+def verdict(value: Verdict) -> RenderableType:
+    """A verdict with its claims and witnesses."""
+    head = Text.assemble("Verdict: ", styled(value.outcome), f"  {value.reason}")
+    if value.cause:
+        head.append(f"  cause: {value.cause.value}", style="red")
+    parts: list[RenderableType] = [head]
+    if value.simulated:
+        parts.append(Text("REHEARSED: nothing here was observed on a GPU, and nothing is proven.", style="bold yellow"))
+    parts.append(
+        grid(
+            (styled(claim.outcome), Text(claim.id), Text(f"{claim.statement} {claim.reason}"))
+            for claim in value.claims
+            if claim.required or claim.outcome is not Outcome.UNKNOWN
+        )
+    )
+    parts.append(
+        grid((Text(one.name), styled(one.state), Text(one.level), Text(one.reason)) for one in value.witnesses)
+    )
+    return Group(*parts)
+
+
+def _short(source: str) -> str:
+    return source if len(source) <= _SOURCE_WIDTH else source[: _SOURCE_WIDTH - 4].rstrip() + " ..."
