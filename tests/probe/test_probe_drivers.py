@@ -44,6 +44,17 @@ def test_it_is_no_claim_about_what_was_not_read(probed: Probed) -> None:
     assert {"memory_bytes of NVIDIA Stand-in", "compute_capability of NVIDIA Stand-in"} <= set(codes(found))
 
 
+def test_the_parts_of_a_gpu_split_by_mig_are_listed_in_its_place(probed: Probed) -> None:
+    devices = probed(STANDIN_NVML="mig")["machine"]["devices"]
+    assert [(one["uuid"], one["memory_bytes"] >> 30, one["mig"]) for one in devices] == [
+        ("MIG-16", 8, True),
+        ("MIG-20", 8, True),
+    ]
+    assert {one["compute_capability"] for one in devices} == {"12.0"}
+    closed = probed(STANDIN_NVML="mig-closed")["machine"]["devices"]
+    assert [(one["uuid"], one["mig"]) for one in closed] == [(UUID, True)]
+
+
 @pytest.mark.parametrize(
     ("mode", "code"),
     [

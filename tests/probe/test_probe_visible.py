@@ -84,9 +84,17 @@ def test_what_libcuda_listed_counts_more_than_the_rule() -> None:
     assert not visible_devices(foreign).certain
 
 
-def test_a_gpu_split_by_mig_is_not_known() -> None:
-    split = dataclasses.replace(machine(0, CUDA_VISIBLE_DEVICES="MIG-1"), devices=(gpu(0, mig=True),))
-    assert not visible_devices(split).certain
+def test_a_gpu_split_by_mig() -> None:
+    parts = tuple(dataclasses.replace(gpu(number, mig=True), uuid=f"MIG-{number}") for number in (1, 2))
+    named = dataclasses.replace(machine(0, CUDA_VISIBLE_DEVICES="MIG-2,MIG-1"), devices=parts)
+    assert visible_devices(named) == dataclasses.replace(visible_devices(named), devices=(parts[1],), certain=True)
+    absent = dataclasses.replace(named, variables=(("CUDA_VISIBLE_DEVICES", "MIG-9"),))
+    assert (visible_devices(absent).devices, visible_devices(absent).certain) == ((), True)
+    by_number = dataclasses.replace(named, variables=(("CUDA_VISIBLE_DEVICES", "0"),))
+    assert (visible_devices(by_number).devices, visible_devices(by_number).certain) == (parts, False)
+    # Where NVML would not list the parts, which of them is meant is not known.
+    whole = dataclasses.replace(machine(0, CUDA_VISIBLE_DEVICES="MIG-1"), devices=(gpu(0, mig=True),))
+    assert not visible_devices(whole).certain
 
 
 @given(st.text(alphabet="0123456789,-+ GPUMIGabc", max_size=30), st.integers(0, 4))

@@ -136,6 +136,21 @@ def test_the_kernel_that_counts_is_that_of_the_gpu_asked_for() -> None:
     assert judge_torch(both, uuid=f"GPU-{OTHER}").cause is Cause.WHEEL_NO_ARCH
 
 
+def test_a_warning_about_another_gpu_does_not_count() -> None:
+    old = TorchDevice(index=1, name="NVIDIA GeForce GTX 1080 Ti", uuid=OTHER, compute_capability="6.1", memory_bytes=1)
+    warned = NEW_WARNING.replace("GPU0", "GPU1")
+    both = dataclasses.replace(READING, devices=(READING.devices[0], old), kernel=(None, NO_IMAGE), warnings=(warned,))
+    assert judge_torch(both, uuid=f"GPU-{UUID}").outcome is Outcome.PROVEN
+    assert judge_torch(both, uuid=f"GPU-{OTHER}").cause is Cause.WHEEL_NO_ARCH
+    named = dataclasses.replace(both, warnings=(OLD_WARNING.replace("RTX 5090", "GTX 1080 Ti"),))
+    assert judge_torch(named, uuid=f"GPU-{UUID}").outcome is Outcome.PROVEN
+    assert judge_torch(named, uuid=f"GPU-{OTHER}").cause is Cause.WHEEL_NO_ARCH
+
+
+def test_a_part_of_a_gpu_is_named_as_nvml_names_it() -> None:
+    assert judge_torch(READING, uuid=f"MIG-{UUID}").outcome is Outcome.PROVEN
+
+
 def test_words_that_name_nothing() -> None:
     assert classify("Epoch 1, loss 2.5") is None
 
@@ -257,6 +272,10 @@ HELD = Holding(pid=42, ppid=41, device="cuda:0", uuid=UUID, allocated_bytes=3, r
         (Seen(pids=(42,), holding=HELD, listed=(ProcessMemory(pid=43, used_bytes=900),)), Outcome.UNKNOWN),
         (Seen(pids=(42,), holding=HELD, listed=(), rise_bytes=500), Outcome.UNKNOWN),
         (Seen(pids=(42,), holding=HELD, listed=(), rise_bytes=0), Outcome.REFUTED),
+        (
+            Seen(pids=(42,), holding=HELD, listed=(ProcessMemory(pid=43, used_bytes=900),), rise_bytes=-900),
+            Outcome.UNKNOWN,
+        ),
         (
             Seen(
                 pids=(42,),

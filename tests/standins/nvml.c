@@ -1,5 +1,6 @@
 /* A stand-in for libnvidia-ml.so.1: one GPU, and the ways a driver fails, chosen by STANDIN_NVML:
    ok, init:N (nvmlInit answers N), hang, crash, hang-devices, lost (the device list fails with 15), none (no GPU),
+   mig (split in two), mig-closed (split, the parts may not be listed),
    refuses (capability and memory answer 3), old (no third version of the process list), late-hang (every reading hangs). */
 #include <stdlib.h>
 #include <string.h>
@@ -32,16 +33,26 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
   if (strcmp(uuid, UUID)) return 6;
   *device = (void *)0x1; return 0;
 }
-int nvmlDeviceGetUUID(void *d, char *out, unsigned n) { (void)d; snprintf(out, n, UUID); return 0; }
+int nvmlDeviceGetUUID(void *d, char *out, unsigned n) { snprintf(out, n, d == (void *)0x1 ? UUID : "MIG-%lu", (unsigned long)d); return 0; }
 int nvmlDeviceGetName(void *d, char *out, unsigned n) { (void)d; snprintf(out, n, "NVIDIA Stand-in"); return 0; }
 int nvmlDeviceGetCudaComputeCapability(void *d, int *major, int *minor) { (void)d; if (is("refuses")) return 3; *major = 12; *minor = 0; return 0; }
-int nvmlDeviceGetMigMode(void *d, unsigned *now, unsigned *next) { (void)d; (void)now; (void)next; return 3; }
+int nvmlDeviceGetMigMode(void *d, unsigned *now, unsigned *next) {
+  (void)d;
+  if (strncmp(mode(), "mig", 3)) return 3;
+  *now = *next = 1; return 0;
+}
+int nvmlDeviceGetMaxMigDeviceCount(void *d, unsigned *count) { (void)d; *count = 7; return 0; }
+int nvmlDeviceGetMigDeviceHandleByIndex(void *d, unsigned index, void **part) {
+  (void)d;
+  if (is("mig-closed")) return 4;
+  if (index != 0 && index != 4) return 6;
+  *part = (void *)(unsigned long)(0x10 + index); return 0;
+}
 int nvmlDeviceGetPciInfo_v3(void *d, char *info) { (void)d; (void)info; return 3; }
 struct memory { unsigned long long total, free, used; };
 int nvmlDeviceGetMemoryInfo(void *d, struct memory *m) {
-  (void)d;
   if (is("refuses")) return 3;
-  m->total = 32ull << 30; m->used = 1ull << 30; m->free = 31ull << 30; return 0;
+  m->total = (d == (void *)0x1 ? 32ull : 8ull) << 30; m->used = 1ull << 30; m->free = 31ull << 30; return 0;
 }
 struct utilization { unsigned gpu, memory; };
 int nvmlDeviceGetUtilizationRates(void *d, struct utilization *u) { (void)d; if (is("late-hang")) hang(); u->gpu = 7; u->memory = 3; return 0; }

@@ -37,7 +37,8 @@ def visible_devices(machine: Machine) -> Visible:
         listed = [_digits(uuid) for uuid in machine.cuda_visible]
         by_digits = {_digits(one.uuid): one for one in machine.devices if one.uuid}
         if all(uuid in by_digits for uuid in listed):
-            said = "libcuda lists them" if value is None else f"libcuda lists them under CUDA_VISIBLE_DEVICES={value!r}"
+            under = "" if value is None else f" under CUDA_VISIBLE_DEVICES={value!r}"
+            said = f"libcuda lists {len(listed) or 'none'} of {len(machine.devices)}{under}"
             return Visible(devices=tuple(by_digits[uuid] for uuid in listed), certain=True, reason=said)
     if value is None:
         return Visible(devices=machine.devices, certain=True, reason="CUDA_VISIBLE_DEVICES is not set")
@@ -45,9 +46,15 @@ def visible_devices(machine: Machine) -> Visible:
     first = value.split(",")[0].strip()
     if first.startswith("GPU-"):
         return Visible(devices=_by_prefix(value, machine.devices), certain=True, reason=said)
+    split = tuple(one for one in machine.devices if one.mig)
     if first.startswith("MIG-"):
-        split = tuple(one for one in machine.devices if one.mig)
-        return Visible(devices=split, certain=not split, reason=f"{said} names a part of a GPU split by MIG")
+        # CUDA gives a process one part at most: the first that is named.
+        named = tuple(one for one in split if one.uuid == first)
+        unnamed = any((one.uuid or "").startswith("GPU-") for one in split)
+        certain = bool(named) or not unnamed
+        return Visible(devices=named or (split if unnamed else ()), certain=certain, reason=said)
+    if split and first[:1].isdigit():
+        return Visible(devices=machine.devices, certain=False, reason=f"{said} counts parts of a GPU split by MIG")
     return _by_number(value, machine, said)
 
 

@@ -10,9 +10,10 @@ out a door whose every call ends within a limit (``BoundedNvml``).
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -27,7 +28,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NvmlDevice:
-    """Identity of one GPU. ``memory_bytes`` is the total; ``None`` fields were refused by NVML."""
+    """Identity of one GPU, or of one part of a GPU split by MIG (``mig``, and a UUID that begins with ``MIG-``).
+
+    ``memory_bytes`` is the total; ``None`` fields were refused by NVML.
+    """
 
     index: int
     uuid: str
@@ -113,20 +117,37 @@ class RealNvml:
         return str(self._ask(self._nvml.nvmlSystemGetDriverVersion))
 
     def devices(self) -> tuple[NvmlDevice, ...]:
-        """Every GPU NVML sees, in NVML order."""
-        return tuple(self._device(index) for index in range(self._ask(self._nvml.nvmlDeviceGetCount)))
+        """Every GPU NVML sees, in NVML order; of one that is split by MIG its parts, which CUDA sees in its place."""
+        found: list[NvmlDevice] = []
+        for index in range(self._ask(self._nvml.nvmlDeviceGetCount)):
+            handle = self._ask(lambda index=index: self._nvml.nvmlDeviceGetHandleByIndex(index))  # type: ignore[misc]
+            whole = self._device(index, handle)
+            parts = [self._device(index, part, of=whole) for part in self._parts(handle)] if whole.mig else []
+            found += parts or [whole]
+        return tuple(found)
 
-    def _device(self, index: int) -> NvmlDevice:
-        handle = self._ask(lambda: self._nvml.nvmlDeviceGetHandleByIndex(index))
+    def _parts(self, handle: Any) -> Iterator[Any]:
+        for index in range(self._or_none(lambda: int(self._nvml.nvmlDeviceGetMaxMigDeviceCount(handle))) or 0):
+            part = self._or_none(
+                lambda index=index: self._nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)  # type: ignore[misc]
+            )
+            if part is not None:  # the places are numbered to the most there may be; most are empty
+                yield part
+
+    def _device(self, index: int, handle: Any, *, of: NvmlDevice | None = None) -> NvmlDevice:
         uuid = str(self._ask(lambda: self._nvml.nvmlDeviceGetUUID(handle)))
         self._handles[uuid] = handle
-        capability = self._or_none(lambda: self._nvml.nvmlDeviceGetCudaComputeCapability(handle))
-        mig = self._or_none(lambda: self._nvml.nvmlDeviceGetMigMode(handle))
+        capability = None if of else self._or_none(lambda: self._nvml.nvmlDeviceGetCudaComputeCapability(handle))
+        mig = None if of else self._or_none(lambda: self._nvml.nvmlDeviceGetMigMode(handle))
+        name = str(self._ask(lambda: self._nvml.nvmlDeviceGetName(handle)))
+        memory = self._or_none(lambda: int(self._nvml.nvmlDeviceGetMemoryInfo(handle).total))
+        if of is not None:  # a part has no bus of its own, and the capability of the whole
+            return dataclasses.replace(of, uuid=uuid, name=name, memory_bytes=memory)
         return NvmlDevice(
             index=index,
             uuid=uuid,
-            name=str(self._ask(lambda: self._nvml.nvmlDeviceGetName(handle))),
-            memory_bytes=self._or_none(lambda: int(self._nvml.nvmlDeviceGetMemoryInfo(handle).total)),
+            name=name,
+            memory_bytes=memory,
             compute_capability=ComputeCapability(*capability) if capability else None,
             pci_bus_id=self._or_none(lambda: str(self._nvml.nvmlDeviceGetPciInfo(handle).busId)),
             mig=bool(mig and mig[0]),

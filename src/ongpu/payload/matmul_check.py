@@ -40,6 +40,11 @@ def say(event: str, **fields: object) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
+def digits(uuid: str) -> str:
+    """A UUID without the kind of device it is of: torch leaves it out, NVML does not."""
+    return uuid.lower().removeprefix("gpu-").removeprefix("mig-")
+
+
 def choose(torch: Any, arguments: argparse.Namespace) -> tuple[Any, str | None]:
     """The device asked for, by UUID where one was given, and its UUID as torch has it."""
     if arguments.device == "cpu":
@@ -50,9 +55,9 @@ def choose(torch: Any, arguments: argparse.Namespace) -> tuple[Any, str | None]:
     ]
     if arguments.uuid is None:
         return torch.device("cuda", 0), uuids[0] or None
-    wanted = arguments.uuid.lower().removeprefix("gpu-")
+    wanted = digits(arguments.uuid)
     for index, uuid in enumerate(uuids):
-        if uuid.lower().removeprefix("gpu-") == wanted:
+        if digits(uuid) == wanted:
             return torch.device("cuda", index), uuid
     if len(uuids) == 1 and not uuids[0]:  # an old torch names none; with one device there is no choice
         return torch.device("cuda", 0), None

@@ -70,7 +70,10 @@ def check(found: dict[str, Any]) -> None:
     found["is_available"] = bool(torch.cuda.is_available())
     line("torch.cuda.is_available()", found["is_available"])
     if found["cuda"] is not None:
-        driver = torch._C._cuda_getDriverVersion()
+        try:
+            driver = torch._C._cuda_getDriverVersion()
+        except RuntimeError:  # no driver: what follows says why, in better words
+            driver = 0
         found["driver"] = f"{driver // 1000}.{driver % 1000 // 10}" if driver else None
         line("CUDA driver version as torch sees it", found["driver"])
     # Without a driver this is empty: torch asks the device first. The list that was compiled in is read from the

@@ -9,7 +9,7 @@ from typing import Final
 
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.machine.process import Completed
-from ongpu.smoke.model import Figure, Holding, Product, SmokeCheck, TorchReading, not_made, read
+from ongpu.smoke.model import Figure, Holding, Product, SmokeCheck, TorchDevice, TorchReading, not_made, read
 
 SIZE: Final = 4096
 DTYPES: Final = ("float32", "bfloat16")
@@ -90,7 +90,7 @@ def judge_torch(reading: TorchReading, *, uuid: str | None) -> SmokeCheck:
     if reading.cuda is None:
         built = f"for ROCm {reading.hip}" if reading.hip else "for the CPU only"
         return refuted(f"this torch {reading.torch} is built {built}", Cause.CPU_ONLY_TORCH, *filter(None, (error,)))
-    warned = [text for text in reading.warnings if classify(text) is Cause.WHEEL_NO_ARCH]
+    warned = [text for text in reading.warnings if classify(text) is Cause.WHEEL_NO_ARCH and _about(text, device)]
     if warned:
         return refuted("torch warns that it has no code for this GPU", Cause.WHEEL_NO_ARCH, *warned)
     if error is not None or not reading.is_available:
@@ -114,8 +114,23 @@ def judge_torch(reading: TorchReading, *, uuid: str | None) -> SmokeCheck:
     )
 
 
+def _about(warning: str, device: TorchDevice | None) -> bool:
+    """Whether a warning is about this device: it names the number, or the model, or nothing that tells."""
+    if device is None:
+        return True
+    numbered = re.search(r"Found GPU ?(\d+) ", warning)
+    if numbered:
+        return int(numbered[1]) == device.index
+    named = re.search(r"^\s*(.+?) with CUDA capability sm_", warning, re.M)
+    return named is None or named[1] == device.name
+
+
 def _same(one: str, other: str) -> bool:
-    return one.lower().removeprefix("gpu-") == other.lower().removeprefix("gpu-")
+    return _digits(one) == _digits(other)
+
+
+def _digits(uuid: str) -> str:
+    return uuid.lower().removeprefix("gpu-").removeprefix("mig-")
 
 
 def bound(dtype: str, size: int) -> float:
