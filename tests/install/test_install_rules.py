@@ -19,7 +19,7 @@ from ongpu.install.changes import installed_graph, merged, wanted_by_graph
 from ongpu.install.check import check_decision
 from ongpu.install.failures import failure, shortened
 from ongpu.install.judge import judge
-from ongpu.install.lock import parse_lock
+from ongpu.install.lock import narrowed, parse_lock, tag_order
 from ongpu.install.policy import parse_policy, policy, row_for
 from ongpu.install.project import read_project
 from ongpu.install.redact import Redactor
@@ -290,6 +290,33 @@ def test_two_wheels_of_one_package_are_not_guessed_between() -> None:
     text = "lock-version = '1.0'\n[[packages]]\nname = 'a'\nversion = '1'\nwheels = [{url = 'x'}, {url = 'y'}]\n"
     (found,) = parse_lock(text)
     assert (found.location, found.sha256) == (None, None)
+
+
+def test_of_several_wheels_the_one_uv_takes_is_left() -> None:
+    """As uv 0.13.9 locks regex on Linux x86-64 for CPython 3.11, shortened."""
+    text = """lock-version = '1.0'
+[[packages]]
+name = "regex"
+version = "2026.11.15"
+wheels = [
+    { url = "https://e.org/regex-2026.11.15-cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64.whl" },
+    { url = "https://e.org/regex-2026.11.15-cp311-cp311-manylinux_2_17_x86_64.manylinux_2_28_x86_64.whl" },
+    { url = "https://e.org/regex-2026.11.15-py3-none-any.whl" },
+]
+"""
+    order = {"cp311-cp311-manylinux_2_28_x86_64": 0, "cp311-cp311-manylinux_2_17_x86_64": 1, "py3-none-any": 2}
+    (found,) = parse_lock(narrowed(text, order))
+    assert found.location is not None
+    assert "2_28" in found.location
+    (unknown,) = parse_lock(narrowed(text, {}))
+    assert unknown.location is None
+
+
+def test_the_tags_of_a_free_threaded_python_are_its_own() -> None:
+    plain, free = tag_order((3, 13), free_threaded=False), tag_order((3, 13), free_threaded=True)
+    assert any(tag.startswith("cp313-cp313-") for tag in plain)
+    assert any(tag.startswith("cp313-cp313t-") for tag in free)
+    assert not any(tag.startswith("cp313-cp313-") for tag in free)
 
 
 def test_who_wants_what() -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from packaging.tags import compatible_tags, cpython_tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,3 +75,43 @@ def _locked(row: dict[str, Any]) -> Locked:
         size_bytes=file.get("size"),
         marker=row.get("marker"),
     )
+
+
+def tag_order(version: tuple[int, int], *, free_threaded: bool) -> dict[str, int]:
+    """The wheel tags a CPython of this machine accepts, each with its rank, best first."""
+    interpreter = f"cp{version[0]}{version[1]}"
+    abis = [interpreter + "t"] if free_threaded else None
+    tags = [
+        *cpython_tags(python_version=version, abis=abis),
+        *compatible_tags(python_version=version, interpreter=interpreter),
+    ]
+    return {str(tag): rank for rank, tag in enumerate(tags)}
+
+
+def narrowed(text: str, order: Mapping[str, int]) -> str:
+    """A lock with one wheel for each package: where uv lists several that fit, the one with the best tag stays.
+
+    uv takes the best one itself, but does not say which; with one left, the report knows the very file. A package
+    whose best wheel is not unique keeps all of its lines.
+    """
+    lines = text.splitlines(keepends=True)
+    for row in tomllib.loads(text).get("packages", []):
+        urls = [str(wheel["url"]) for wheel in row.get("wheels") or [] if "url" in wheel]
+        if len(urls) < 2:
+            continue
+        ranks = {url: _rank(url, order) for url in urls}
+        best = min(urls, key=ranks.__getitem__)
+        if list(ranks.values()).count(ranks[best]) == 1 and ranks[best] < len(order):
+            others = tuple(f'url = "{url}"' for url in urls if url != best)
+            lines = [
+                line for line in lines if not line.strip().startswith("{") or not any(one in line for one in others)
+            ]
+    return "".join(lines)
+
+
+def _rank(url: str, order: Mapping[str, int]) -> int:
+    try:
+        *_, tags = parse_wheel_filename(unquote(urlsplit(url).path.rpartition("/")[2]))
+    except InvalidWheelFilename:
+        return len(order)
+    return min((order.get(str(tag), len(order)) for tag in tags), default=len(order))

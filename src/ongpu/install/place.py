@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -88,6 +89,17 @@ def check_place(venv: Path, *, active: frozenset[Path]) -> None:
 def python_of(venv: Path) -> Path:
     """Where the interpreter of an environment lies."""
     return venv / "Scripts" / "python.exe" if sys.platform == "win32" else venv / "bin" / "python"
+
+
+def version_of(venv: Path) -> tuple[tuple[int, int] | None, bool]:
+    """The Python version of an environment as its files say it, and whether it is free-threaded."""
+    try:
+        config = (venv / "pyvenv.cfg").read_text("utf-8")
+    except (OSError, ValueError):
+        return None, False
+    found = re.search(r"(?im)^version(?:_info)?\s*=\s*(\d+)\.(\d+)", config)
+    free_threaded = any(venv.glob("lib/python3*t")) or any(venv.glob("bin/python3*t"))
+    return (int(found[1]), int(found[2])) if found else None, free_threaded
 
 
 def is_environment(venv: Path) -> bool:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from ongpu.domain.verdict import Cause
 from ongpu.errors import BlockedError, OngpuError, RefusedError, WorkError
-from ongpu.install.lock import Locked, parse_lock
+from ongpu.install.lock import Locked, narrowed, parse_lock, tag_order
+from ongpu.install.place import version_of
 from ongpu.install.policy import PolicyRow
 from ongpu.install.project import Project
 from ongpu.install.request import InstallRequest
@@ -146,7 +147,7 @@ class Resolver:
             variables=self._environment(with_torch=True),
             show=False,
         )
-        family = tuple(one for one in _parsed(lock) if _FAMILY.match(one.name))
+        family = tuple(one for one in self._narrowed(lock, ()) if _FAMILY.match(one.name))
         for one in family:
             self._check_variant(one)
         return family
@@ -183,7 +184,17 @@ class Resolver:
             variables=self._environment(with_torch=False),
             show=False,
         )
-        return _parsed(lock)
+        return self._narrowed(lock, family)
+
+    def _narrowed(self, lock: Path, family: tuple[Locked, ...]) -> tuple[Locked, ...]:
+        version, free_threaded = version_of(self.python.parent.parent)
+        if version is not None:
+            lock.write_text(narrowed(lock.read_text("utf-8"), tag_order(version, free_threaded=free_threaded)), "utf-8")
+        # A file asked for by URL is locked without its size, which the family's resolution knew.
+        sizes = {one.name: one.size_bytes for one in family}
+        return tuple(
+            replace(one, size_bytes=sizes.get(one.name)) if one.size_bytes is None else one for one in _parsed(lock)
+        )
 
     def _common(self) -> tuple[str, ...]:
         constraints = str(self.work / "constraints.in")
