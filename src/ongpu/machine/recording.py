@@ -8,6 +8,7 @@ A call that was never recorded is a :class:`LookupError`: record again, do not i
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -87,7 +88,7 @@ class Book:
     def text(self, *, title: str) -> str:
         """The recording as JSON."""
         document = {"schema": SCHEMA, "title": title, "calls": self.calls}
-        return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
+        return json.dumps(document, indent=1) + "\n"  # escapes what is not ASCII, and so keeps bytes that are no text
 
 
 class RecordingHost:
@@ -234,7 +235,7 @@ class Replay:
     """
 
     def __init__(self, text: str) -> None:
-        document = msgspec.json.decode(text)
+        document = json.loads(text)
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ValueError(f"not a recording: its schema is not {SCHEMA!r}")
         self.title = str(document["title"])
@@ -246,7 +247,7 @@ class Replay:
 
     @staticmethod
     def _key(door: str, call: str, arguments: Sequence[object]) -> tuple[str, str, str]:
-        return door, call, msgspec.json.encode(list(arguments)).decode()
+        return door, call, json.dumps(list(arguments))
 
     def answer(self, door: str, call: str, arguments: Sequence[object], kind: type[_T]) -> _T:
         """The recorded answer to a call. :raises LookupError: it was never recorded."""
