@@ -39,13 +39,12 @@ def find_block(
     requirement: Requirement | None,
 ) -> Block:
     """Name the cause. A change the user can make at once (another Python) names it before the hardware does."""
-    here = [one for one in judged if "system" not in one.refusals()]
-    openings = _openings(here, facts)
-    wished = [one for one in here if not one.refusals() - _HARD]
-    pool = wished or here
+    openings = _openings(judged, facts)
+    wished = [one for one in judged if not one.refusals() - _HARD]
+    pool = wished or judged
     closest = max(pool, key=lambda one: (-len(one.refusals()), -len(one.unknowns()), version(one.build.torch)))
     changes = {axis for axis, _, _ in openings}
-    uncovered = all("coverage" in one.refusals() for one in here if one.build.targets)
+    uncovered = all("coverage" in one.refusals() for one in judged if one.build.targets)
     step = openings[0][2] if openings else f"{closest.axis(_first_refusal(closest)).reason}."
     return Block(
         cause=_cause(wished, changes),
@@ -76,18 +75,18 @@ def _cause(wished: list[Candidate], changes: set[str]) -> Cause:
     return Cause.WHEEL_NO_ARCH
 
 
-def _openings(here: list[Candidate], facts: Facts) -> list[tuple[str, str, str]]:
+def _openings(judged: list[Candidate], facts: Facts) -> list[tuple[str, str, str]]:
     """Each single axis whose change makes a build fit: axis, the build, what to do. The easiest change first."""
     found = []
     for axis in ("python", "glibc", "driver", "requirement", "channel"):
-        best = _best(here, frozenset({axis}))
+        best = _best(judged, frozenset({axis}))
         if best is not None:
             found.append((axis, best.build.label, _change(axis, best, facts)))
     return found
 
 
-def _best(here: list[Candidate], ignoring: frozenset[str]) -> Candidate | None:
-    eligible = [one for one in here if one.refusals() <= ignoring and one.unknowns() <= _MACHINE_FACTS | ignoring]
+def _best(judged: list[Candidate], ignoring: frozenset[str]) -> Candidate | None:
+    eligible = [one for one in judged if one.refusals() <= ignoring and one.unknowns() <= _MACHINE_FACTS | ignoring]
     return max(
         eligible,
         key=lambda one: (one.native, version(one.build.torch), one.build.pypi_default, one.build.cuda_tag),

@@ -1,4 +1,7 @@
-"""The axes that a build decides: does it run on this system, has it code for every GPU, does the driver take it."""
+"""The axes that a build decides: Python, glibc, the request, code for every GPU, the driver, publication.
+
+Only builds for the machine's own system and CPU architecture come here.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,6 @@ def judge(
         if one.capability is not None
     )
     axes = (
-        _system(build, facts),
         _python(build, facts),
         _glibc(build, facts, catalog=catalog),
         _requirement(build, requirement),
@@ -74,18 +76,6 @@ def judge(
         _publication(build),
     )
     return Candidate(build=build, axes=axes, fits=fits)
-
-
-def _system(build: TorchBuild, facts: Facts) -> Axis:
-    machine = facts.machine
-    same = (build.os, build.arch) == (machine.os, machine.arch)
-    return Axis(
-        axis="system",
-        verdict=AxisVerdict.FITS if same else AxisVerdict.REFUSES,
-        reason=f"built for {build.os} on {build.arch}" + ("" if same else f", not {machine.os} on {machine.arch}"),
-        source=build.source,
-        cause=None if same else Cause.PYTHON_ENV,
-    )
 
 
 def _python(build: TorchBuild, facts: Facts) -> Axis:

@@ -38,7 +38,7 @@ def plan(machine: Machine, *, catalog: Catalog, request: Request) -> Decision:
     judged = [
         judge(one, facts, catalog=catalog, request=request, requirement=requirement)
         for one in catalog.builds
-        if one.cuda_tag != "cpu"
+        if one.cuda_tag != "cpu" and (one.os, one.arch) == (machine.os, machine.arch)
     ]
     best = choose(judged)
     if best is not None:
@@ -122,7 +122,7 @@ def _prebuilt(
 def _passed_over(best: Candidate, judged: list[Candidate]) -> tuple[Alternative, ...]:
     """Newer releases and why not, then what else fits."""
     found: list[Alternative] = []
-    here = [one for one in judged if "system" not in one.refusals() and one.build is not best.build]
+    here = [one for one in judged if one.build is not best.build]
     newer = [one for one in here if version(one.build.torch) > version(best.build.torch) and one.refusals()]
     newer = [one for one in newer if "channel" not in one.refusals()]
     releases = sorted({one.build.torch for one in newer}, key=version, reverse=True)
@@ -152,7 +152,7 @@ def _why_not(group: list[Candidate]) -> str:
 
 def _lost(best: Candidate, judged: list[Candidate], facts: Facts) -> tuple[str, ...]:
     found: list[str] = []
-    stable = [one for one in judged if one.build.channel == "stable" and "system" not in one.refusals()]
+    stable = [one for one in judged if one.build.channel == "stable"]
     newest = max((one.build.torch for one in stable), key=version)
     if best.build.channel == "stable" and version(newest) > version(best.build.torch):
         group = [one for one in stable if one.build.torch == newest]
@@ -220,6 +220,8 @@ def _machine_step(worst: Axis, facts: Facts, *, parts: tuple[SplitPart, ...]) ->
             return f"{reason} Install a driver of branch {last} for the old GPU, or take it out of the machine."
         case Cause.UNDETERMINED:
             return f"{reason} Give it with --compute-capability."
+        case Cause.NO_GPU_VISIBLE if facts.machine.os == "macos":
+            return f"{reason} To plan for another machine, give --gpu."
         case Cause.NO_GPU_VISIBLE:
             return f"{reason} Check with nvidia-smi; to plan for another machine, give --gpu."
         case _:

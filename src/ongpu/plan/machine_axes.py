@@ -29,8 +29,7 @@ def _platform(facts: Facts) -> Axis:
         return Axis(
             axis="platform",
             verdict=AxisVerdict.REFUSES,
-            reason="macOS drives no NVIDIA GPU: PyTorch has no CUDA build for it. "
-            "To plan for another machine, give --gpu",
+            reason="no NVIDIA GPU works under macOS, and PyTorch has no CUDA build for it",
             source=source,
             cause=Cause.NO_GPU_VISIBLE,
         )
