@@ -21,6 +21,7 @@ from ongpu.domain.environment import Environment
 from ongpu.domain.verdict import Outcome
 from ongpu.errors import InterruptedRunError, UsageError, WorkError
 from ongpu.install import place
+from ongpu.install.advice import uv_project_notes
 from ongpu.install.changes import all_changes
 from ongpu.install.check import check_decision, check_values
 from ongpu.install.judge import judge
@@ -296,7 +297,7 @@ class _Job:
             found=found,
             torch_from=self.redactor.text(self.indexes.torch or self.indexes.default),
         )
-        notes = []
+        notes = list(self._uv_project())
         if resolution.shadow_problem is not None:
             notes.append(
                 "who else wants an excluded package is not known, since without the exclusions it does not resolve: "
@@ -332,6 +333,14 @@ class _Job:
             download_bytes=sum(sizes) if sizes else None,
             lock_sha256=hashlib.sha256(resolution.lock_file.read_bytes()).hexdigest(),
         )
+
+    def _uv_project(self) -> tuple[str, ...]:
+        file = None if self.project is None else self.project.folder / "pyproject.toml"
+        if file is None or not file.is_file():
+            return ()
+        lock = file.with_name("uv.lock")
+        text = lock.read_text("utf-8", "replace") if lock.is_file() else None
+        return uv_project_notes(file.read_text("utf-8"), text, self.request.decision)
 
     def _installed(self, one: Locked, found: Environment | None) -> Installed:
         # A folder has no version in a lock: it is known once it was built.
