@@ -87,6 +87,41 @@ def test_accumulated_micro_steps_are_one_large_batch(tmp_path: Path) -> None:
     assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-5)
 
 
+def test_packed_chunked_and_plain_runs_have_the_same_series(tmp_path: Path) -> None:
+    ways: dict[str, dict[str, object]] = {
+        "plain": {},
+        "packed": {"packing": True},
+        "chunked": {"loss_chunk_tokens": 16},
+    }
+    for name, changes in ways.items():
+        path = config(tmp_path, batch_size=4, max_seq_length=200, **changes)
+        assert run("--config", path, "--output", tmp_path / name, "--device", "cpu", "--max_steps", 6) == 0
+    assert losses(tmp_path / "packed") == pytest.approx(losses(tmp_path / "plain"), abs=5e-5)
+    assert losses(tmp_path / "chunked") == pytest.approx(losses(tmp_path / "plain"), abs=5e-5)
+
+
+def test_bfloat16_learns_as_float32_does(tmp_path: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        path = config(tmp_path, precision=precision)
+        assert run("--config", path, "--output", tmp_path / precision, "--device", "cpu", "--max_steps", 8) == 0
+    assert losses(tmp_path / "bfloat16") == pytest.approx(losses(tmp_path / "float32"), rel=0.02)
+    assert losses(tmp_path / "bfloat16") != losses(tmp_path / "float32")
+
+
+def test_records_held_out_are_not_trained_on_and_have_a_loss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = config(tmp_path, eval_fraction=0.1, eval_every=2), tmp_path / "out"
+    assert run("--config", path, "--output", out, "--device", "cpu", "--max_steps", 5, "--explain") == 0
+    facts = json.loads((out / "run.json").read_text())
+    assert [step for step, _ in facts["held_out_loss"]] == [2, 4, 5]
+    values = [loss for _, loss in facts["held_out_loss"]]
+    assert values[0] > values[1] > values[2]
+    said = capsys.readouterr().out
+    assert f"step 5/5  held-out loss {values[-1]:.4f}" in said
+    assert "Choice: step recorded as a CUDA graph: no, the device is not a GPU" in said
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_stopped_run_keeps_a_checkpoint_and_resumes_the_same_series(tmp_path: Path, name: str) -> None:
     path = config(tmp_path)

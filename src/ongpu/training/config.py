@@ -50,6 +50,14 @@ class Config:
     """Largest vocabulary of a tokenizer made from the data."""
     precision: str = "float32"
     """``float32`` (no TF32), or ``bfloat16`` (float32 master weights and optimizer state, bfloat16 arithmetic)."""
+    packing: bool = False
+    """Put the records of a micro-step into one row without filling; each still attends to itself alone."""
+    loss_chunk_tokens: int = 0
+    """Tokens whose logits exist at once; 0 means all."""
+    cuda_graph: str = "auto"
+    """``auto``, ``always`` or ``never``: record a step once and replay it. The arithmetic stays the same."""
+    compile: str = "never"
+    """``auto``, ``always`` or ``never``: compile the model's blocks with ``torch.compile``."""
     learning_rate: float = 1e-3
     lr_schedule: str = "constant"
     """``constant``, ``linear`` or ``cosine`` (both fall to zero at ``max_steps``)."""
@@ -66,6 +74,10 @@ class Config:
     save_every: int = 0
     """Steps between checkpoints; 0 keeps one only when the run is stopped."""
     keep_checkpoints: int = 2
+    eval_fraction: float = 0.0
+    """Part of the records held out from training, for a loss that was not trained on."""
+    eval_every: int = 0
+    """Steps between evaluations; 0 evaluates at the end only. The end is always evaluated."""
     tensorboard: bool = True
 
 
@@ -104,6 +116,9 @@ RULES: Final[Mapping[str, _Rule]] = {
     "on_bad_record": _one_of("fail", "skip"),
     "vocab_size": _number("between 300 and 50257", lambda value: 300 <= value <= 50257),
     "precision": _one_of("float32", "bfloat16"),
+    "loss_chunk_tokens": _COUNT,
+    "cuda_graph": _one_of("auto", "always", "never"),
+    "compile": _one_of("auto", "always", "never"),
     "learning_rate": _POSITIVE,
     "lr_schedule": _one_of("constant", "linear", "cosine"),
     "warmup_steps": _COUNT,
@@ -115,6 +130,8 @@ RULES: Final[Mapping[str, _Rule]] = {
     "log_every": _POSITIVE,
     "save_every": _COUNT,
     "keep_checkpoints": _POSITIVE,
+    "eval_fraction": _number("at least 0 and at most 0.5", lambda value: 0 <= value <= 0.5),
+    "eval_every": _COUNT,
 }
 _TYPES: Final[Mapping[str, str]] = {field.name: str(field.type) for field in dataclasses.fields(Config)}
 _TYPE_WORDING: Final = {

@@ -1,10 +1,9 @@
-"""From records to batches: a tokenizer, token ids, and a data order that is a function of the step alone."""
+"""From records to tokens: a tokenizer, token ids, labels."""
 
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -109,9 +108,9 @@ class Example:
     cut_tokens: int = 0
 
     @property
-    def has_targets(self) -> bool:
-        """Whether there is anything to learn in it."""
-        return any(label != IGNORED for label in self.labels)
+    def targets(self) -> int:
+        """Labels that are learned from."""
+        return sum(label != IGNORED for label in self.labels)
 
 
 def encode(
@@ -133,52 +132,3 @@ def encode(
             labels[:masked] = [IGNORED] * masked
         examples.append(Example(ids=tuple(ids), labels=tuple(labels), cut_tokens=len(whole) - len(ids)))
     return tuple(examples)
-
-
-def order(count: int, *, seed: int) -> Callable[[int], int]:
-    """The data order: a function from the place in the stream of records to a record's index.
-
-    The stream is whole epochs, each shuffled with a seed of its own, so any step can be found again without
-    replaying those before it.
-    """
-    epochs: dict[int, list[int]] = {}
-
-    def at(place: int) -> int:
-        epoch, offset = divmod(place, count)
-        if epoch not in epochs:
-            epochs.clear()
-            indices = list(range(count))
-            random.Random(f"{seed}/{epoch}").shuffle(indices)
-            epochs[epoch] = indices
-        return epochs[epoch][offset]
-
-    return at
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Rows of one length: ``ids`` and ``labels`` are integer tensors of shape (records, tokens)."""
-
-    ids: Any
-    labels: Any
-    records: tuple[int, ...]
-    targets: int
-    """Labels that are learned from."""
-
-
-def collate(examples: Sequence[Example], indices: Sequence[int], *, length: int, fill: int) -> Batch:
-    """The examples at ``indices`` as one batch, filled on the right to ``length``.
-
-    No mask is needed: attention is causal and the filling lies behind every real token, with no label of its own.
-    """
-    import torch  # noqa: PLC0415 - records and tokens are usable without torch
-
-    ids = torch.full((len(indices), length), fill, dtype=torch.int64)
-    labels = torch.full((len(indices), length), IGNORED, dtype=torch.int64)
-    targets = 0
-    for row, index in enumerate(indices):
-        example = examples[index]
-        ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        labels[row, : len(example.labels)] = torch.tensor(example.labels)
-        targets += sum(label != IGNORED for label in example.labels)
-    return Batch(ids=ids, labels=labels, records=tuple(indices), targets=targets)

@@ -56,8 +56,10 @@ class HubModel(torch.nn.Module):
         """Token ids to logits."""
         return self.inner(input_ids=ids, use_cache=False).logits
 
-    def loss_sum(self, ids: Any, labels: Any) -> Any:
-        """The cross-entropy in nats, summed over the labels that are not ``IGNORED``."""
+    def loss_sum(self, ids: Any, labels: Any, layout: None = None, *, chunk_tokens: int = 0) -> Any:
+        """The cross-entropy in nats, summed over the labels that are not ``IGNORED``; one record a row only."""
+        if layout is not None or chunk_tokens:
+            raise ValueError("a model of transformers takes neither packed rows nor a loss in chunks")
         logits = self(ids)
         return functional.cross_entropy(
             logits.view(-1, logits.shape[-1]).float(), labels.view(-1), ignore_index=IGNORED, reduction="sum"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,11 +17,11 @@ import torch
 from ongpu.errors import InterruptedRunError, WorkError
 from ongpu.training import checkpoint as checkpoints
 from ongpu.training import device as devices
+from ongpu.training.batches import Batch, HeldOut, Stream
 from ongpu.training.config import Config
-from ongpu.training.data import Batch, Example, collate, order
 from ongpu.training.optimizer import AdamW
 from ongpu.training.output import RunFolder
-from ongpu.training.step import learning_rate, train_step
+from ongpu.training.step import arithmetic, learning_rate
 
 _SECOND_SIGNAL_S: Final = 1.0
 
@@ -33,11 +34,13 @@ class Job:
     device: str
     model: Any
     optimizer: AdamW
-    examples: Sequence[Example]
-    fill: int
+    do_step: Callable[[Sequence[Batch]], Any]
+    stream: Stream
+    held_out: HeldOut | None
     folder: RunFolder
     settings: Mapping[str, object]
     warnings: Sequence[str] = ()
+    on_evaluation: Callable[[int, float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class StepRecord:
     """One step as ``metrics.jsonl`` has it.
 
     ``tokens`` are the labels learned from: neither filling nor a masked prompt counts. ``seconds`` runs from the
-    first touch of the step's data until the device has finished the update.
+    end of the step before (or this one's launch, if that was later) until the device has finished the update.
     """
 
     step: int
@@ -87,58 +90,101 @@ def stop_on_signal() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def batches_of(job: Job, step: int, at: Callable[[int], int]) -> list[Batch]:
-    """The micro-batches of a step, counted from 1."""
-    config = job.config
-    length = max(len(example.ids) for example in job.examples)
-    first = (step - 1) * config.batch_size * config.grad_accumulation_steps
-    return [
-        collate(
-            job.examples,
-            [at(first + micro * config.batch_size + row) for row in range(config.batch_size)],
-            length=length,
-            fill=job.fill,
-        )
-        for micro in range(config.grad_accumulation_steps)
-    ]
+@dataclass(slots=True)
+class _Flight:
+    """A step that was launched and whose numbers have not been read."""
+
+    step: int
+    batches: Sequence[Batch]
+    lr: float
+    began: float
+    result: Any
+    arrived: Any
 
 
 def train(job: Job, *, done: int, stop: StopRequest, on_step: Callable[[StepRecord], None]) -> None:
     """Train from the step after ``done`` to the last, calling ``on_step`` after each.
 
+    On a GPU one step is in flight while the one before it is read, so the device never waits for the host.
+
     :raises WorkError: the loss is not finite (before the update), or the disk is full.
     :raises InterruptedRunError: ``stop`` was requested; a checkpoint holds the last finished step.
     """
-    config, at = job.config, order(len(job.examples), seed=job.config.seed)
+    config, flights = job.config, deque[_Flight]()
+    ahead = 1 if job.device == "cuda" else 0
+    last_end = time.perf_counter()
+    batches = job.stream.step(done + 1) if done < config.max_steps else []
     job.model.train()
     for step in range(done + 1, config.max_steps + 1):
         if stop.signal_name:
+            while flights:
+                last_end = _land(job, flights.popleft(), last_end, on_step)
             raise _interrupted(job, step - 1, stop.signal_name)
-        began = time.perf_counter()
-        batches = batches_of(job, step, at)
-        job.optimizer.learning_rate = learning_rate(config, step)
-        # reading the numbers waits for the device: the clock is read when the update is done
-        loss, norm = train_step(job.model, job.optimizer, batches, config=config, device=job.device).tolist()
-        seconds = time.perf_counter() - began
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise _not_finite(job, step, loss, norm, batches)
-        devices.refuse_unsupported(job.warnings)
-        tokens = sum(batch.targets for batch in batches)
-        on_step(
-            StepRecord(
-                step=step,
-                loss=loss,
-                lr=job.optimizer.learning_rate,
-                grad_norm=norm,
-                tokens=tokens,
-                seconds=seconds,
-                tokens_per_s=tokens / seconds,
-                device=job.device,
-                memory_reserved_bytes=torch.cuda.memory_reserved() if job.device == "cuda" else None,
-            )
+        flights.append(_launch(job, step, batches))
+        if step < config.max_steps:
+            batches = job.stream.step(step + 1)
+        pause = step == config.max_steps or any(
+            every and step % every == 0 for every in (config.save_every, config.eval_every)
         )
+        while len(flights) > (0 if pause else ahead):
+            last_end = _land(job, flights.popleft(), last_end, on_step)
         if config.save_every and (step % config.save_every == 0 or step == config.max_steps):
             save_checkpoint(job, step)
+        if job.held_out and pause and (step == config.max_steps or step % (config.eval_every or step) == 0):
+            job.on_evaluation(step, evaluate(job))
+        if pause:
+            last_end = time.perf_counter()
+
+
+def _launch(job: Job, step: int, batches: Sequence[Batch]) -> _Flight:
+    began = time.perf_counter()
+    job.optimizer.learning_rate = learning_rate(job.config, step)
+    result = job.do_step(batches)
+    arrived = None
+    if job.device == "cuda":
+        landing = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+        result = landing.copy_(result, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()  # behind the update: when it has arrived, the step is done
+    return _Flight(
+        step=step, batches=batches, lr=job.optimizer.learning_rate, began=began, result=result, arrived=arrived
+    )
+
+
+def _land(job: Job, flight: _Flight, last_end: float, on_step: Callable[[StepRecord], None]) -> float:
+    """Wait for a step, check and report its numbers; returns the time at which it was done."""
+    if flight.arrived is not None:
+        flight.arrived.synchronize()
+    loss, norm = flight.result.tolist()
+    end = time.perf_counter()
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise _not_finite(flight, loss, norm)
+    devices.refuse_unsupported(job.warnings)
+    seconds, tokens = end - max(last_end, flight.began), sum(batch.targets for batch in flight.batches)
+    on_step(
+        StepRecord(
+            step=flight.step,
+            loss=loss,
+            lr=flight.lr,
+            grad_norm=norm,
+            tokens=tokens,
+            seconds=seconds,
+            tokens_per_s=tokens / seconds,
+            device=job.device,
+            memory_reserved_bytes=torch.cuda.memory_reserved() if job.device == "cuda" else None,
+        )
+    )
+    return end
+
+
+def evaluate(job: Job) -> float:
+    """Mean loss in nats over the labels of the records that were held out, one record a row."""
+    assert job.held_out is not None
+    job.model.eval()
+    with torch.no_grad(), arithmetic(job.config, job.device):
+        losses = [job.model.loss_sum(batch.ids, batch.labels) for batch in job.held_out.once(job.device)]
+    job.model.train()
+    return float(torch.stack(losses).sum()) / job.held_out.targets
 
 
 def _interrupted(job: Job, step: int, name: str) -> InterruptedRunError:
@@ -149,11 +195,11 @@ def _interrupted(job: Job, step: int, name: str) -> InterruptedRunError:
     )
 
 
-def _not_finite(job: Job, step: int, loss: float, norm: float, batches: Sequence[Batch]) -> WorkError:
+def _not_finite(flight: _Flight, loss: float, norm: float) -> WorkError:
     what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm} (loss {loss:.4f})"
-    records = [index for batch in batches for index in batch.records]
+    records = [index for batch in flight.batches for index in batch.records]
     return WorkError(
-        f"The {what} at step {step} (learning rate {job.optimizer.learning_rate:g}, records {records}); "
+        f"The {what} at step {flight.step} (learning rate {flight.lr:g}, records {records}); "
         "the update was withheld and no model was saved.",
         next_step="Lower learning_rate, or look at those records (counted from 0, those left out not counted).",
     )

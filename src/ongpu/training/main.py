@@ -8,13 +8,14 @@ progress bar (on a terminal only) to standard error.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import hashlib
 import os
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,14 +25,19 @@ from ongpu.training import device as devices
 from ongpu.training import records as record_files
 from ongpu.training.config import Config
 from ongpu.training.console import Console
-from ongpu.training.data import BytePairTokenizer, Example, Tokenizer, encode
+from ongpu.training.data import Tokenizer
 from ongpu.training.output import RunFolder
 
 if TYPE_CHECKING:
     from ongpu.training.loop import Job
 
-# settings that change where a run writes or what it says, not the numbers it computes
-_NOT_COMPUTED = frozenset({"output", "device", "log_every", "save_every", "keep_checkpoints", "tensorboard", "dataset"})
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """The switches of the command line."""
+
+    resume: bool
+    explain: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,6 +77,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of weights and data order")
     parser.add_argument("--on-bad-record", "--on_bad_record", help="fail (default) or skip, with a count")
     parser.add_argument("--resume", action="store_true", help="continue from the newest good checkpoint in --output")
+    parser.add_argument("--explain", action="store_true", help="print which speed-ups this run takes, and why")
     return parser.parse_args(argv)
 
 
@@ -80,20 +87,23 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     names = ("output", "dataset", "device", "max_steps", "seed", "on_bad_record")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     config = configuration.override(config, given)
+    asked = _Asked(resume=options.resume, explain=options.explain)
     folder = RunFolder.claim(Path(config.output), resume=options.resume)
     try:
         with devices.watched_warnings() as warned:
-            _run(config, folder, console, resume=options.resume, warned=warned, began=began)
+            _run(config, folder, console, asked=asked, warned=warned, began=began)
     finally:
         folder.close()
         folder.release()
 
 
 def _run(
-    config: Config, folder: RunFolder, console: Console, *, resume: bool, warned: Sequence[str], began: float
+    config: Config, folder: RunFolder, console: Console, *, asked: _Asked, warned: Sequence[str], began: float
 ) -> None:
     variables = dict(os.environ)
     torch = _torch()
+    from ongpu.training import assemble, policy  # noqa: PLC0415 - imports torch
+
     chosen = devices.choose(config.device, hardware=devices.nvidia_hardware(), variables=variables)
     console.say(f"Using device: {chosen.kind}", f"Device name: {chosen.title}, torch {torch.__version__}")
     console.say(*chosen.notes)
@@ -102,24 +112,33 @@ def _run(
         torch.set_float32_matmul_precision("highest")
 
     source = record_files.load(config.dataset, skip_bad=config.on_bad_record == "skip")
-    model, tokenizer = _model(config, source.records)
-    length = min(config.max_seq_length, model.context_length)
-    examples = _examples(source, tokenizer, config, length, console)
-    model.to(chosen.kind)
-    job = _job(
-        config,
-        device=chosen.kind,
-        model=model,
-        fill=tokenizer.end_id,
-        examples=examples,
-        data_sha256=source.sha256,
-        folder=folder,
-        warned=warned,
-    )
-    weights = sum(weight.numel() for weight in model.parameters())
+    model = assemble.make_model(config, source.records)
+    examples = assemble.make_examples(source, model, config, say=console.say)
+    weights = sum(weight.numel() for weight in model.network.parameters())
     console.say(f"Model: {config.model}, {weights:,} parameters, {config.precision}")
     _check_room(folder.path, weights)
-    done = _resume(job, console) if resume else 0
+    policies = policy.choose(config, device=chosen.kind, native=model.native)
+    if asked.explain:
+        console.say(*(f"Choice: {choice}" for choice in policies.choices))
+    evaluations: list[tuple[int, float]] = []
+
+    def on_evaluation(step: int, loss: float) -> None:
+        evaluations.append((step, loss))
+        console.say(f"step {step}/{config.max_steps}  held-out loss {loss:.4f}")
+
+    with _named_failures(chosen.kind, variables):
+        job = assemble.make_job(
+            config,
+            device=chosen.kind,
+            model=model,
+            examples=examples,
+            data_sha256=source.sha256,
+            policy=policies,
+            folder=folder,
+            warnings=warned,
+            on_evaluation=on_evaluation,
+        )
+    done = _resume(job, console) if asked.resume else 0
     facts: dict[str, object] = {
         "config": dataclasses.asdict(config),
         "data": {"name": source.name, "sha256": source.sha256, "records": len(source.records)},
@@ -129,18 +148,34 @@ def _run(
         "device_name": chosen.title,
         "torch": str(torch.__version__),
         "parameters": weights,
+        "choices": [str(choice) for choice in policies.choices],
         "resumed_from_step": done,
     }
     folder.write_state("running", facts)
     try:
-        figures = _steps(job, console, done=done, variables=variables, began=began)
-        folder.save_model(lambda staged: _write_model(staged, model, tokenizer))
-        folder.write_state("finished", {**facts, **figures})
+        with _named_failures(chosen.kind, variables):
+            figures = _steps(job, console, done=done, began=began)
+            saving = time.perf_counter()
+            folder.save_model(lambda staged: _write_model(staged, model.network, model.tokenizer))
+            figures["saving_seconds"] = time.perf_counter() - saving
+        folder.write_state("finished", {**facts, **figures, "held_out_loss": evaluations})
     except BaseException as error:
         stopped = isinstance(error, (InterruptedRunError, KeyboardInterrupt))
         _note_end(folder, "interrupted" if stopped else "failed", {**facts, "reason": str(error)})
         raise
     console.say(f"Saved: {folder.path} (config.json, model.safetensors, tokenizer; metrics.jsonl has every step)")
+
+
+@contextlib.contextmanager
+def _named_failures(device: str, variables: Mapping[str, str]) -> Iterator[None]:
+    """Turn what CUDA raises into an error with a cause; never into a run on the CPU."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = f"{type(error).__name__}: {error}"
+        if device != "cuda" or not any(word in text for word in ("CUDA", "OutOfMemoryError", "AcceleratorError")):
+            raise
+        raise devices.explain_failure(error, variables=variables) from error
 
 
 def _torch() -> Any:
@@ -153,87 +188,6 @@ def _torch() -> Any:
             cause=devices.cause_of(str(error)).value if "No module" not in str(error) else "python-env",
         ) from None
     return torch
-
-
-def _model(config: Config, records: Sequence[record_files.Record]) -> tuple[Any, Tokenizer]:
-    if config.model not in {"tiny", "gpt2"}:
-        from ongpu.training import hub  # noqa: PLC0415 - the only path that needs transformers
-
-        return hub.load(config.model)
-    from ongpu.training import model as models  # noqa: PLC0415 - imports torch
-
-    texts = [record.question + record.completion for record in records]
-    tokenizer = BytePairTokenizer.from_texts(texts, vocab_size=config.vocab_size)
-    if config.model == "gpt2":
-        shape = models.gpt2_shape(end_id=tokenizer.end_id)
-    else:
-        shape = models.tiny_shape(vocab_size=-(-tokenizer.size // 64) * 64, end_id=tokenizer.end_id)
-    return models.build(shape, seed=config.seed), tokenizer
-
-
-def _examples(
-    source: record_files.Records, tokenizer: Tokenizer, config: Config, length: int, console: Console
-) -> tuple[Example, ...]:
-    if length < config.max_seq_length:
-        console.say(
-            f"The model takes {length} tokens at most, so max_seq_length {config.max_seq_length} becomes {length}."
-        )
-    made = encode(source.records, tokenizer, max_length=length, completion_only=config.loss_on == "completion")
-    usable = tuple(example for example in made if example.has_targets)
-    cut = [example for example in made if example.cut_tokens]
-    console.say(
-        f"Data: {source.name}, {len(source.records)} records, sha256 {source.sha256}",
-        f"Data: {len(cut)} of {len(made)} records are longer than {length} tokens and were cut, "
-        f"{sum(example.cut_tokens for example in cut):,} tokens in all.",
-    )
-    if source.skipped:
-        first = source.skipped[0]
-        console.say(f"Data: {len(source.skipped)} bad lines skipped; the first is line {first.number}: {first.reason}.")
-    if len(usable) < len(made):
-        console.say(f"Data: {len(made) - len(usable)} records left out: their prompt alone fills the {length} tokens.")
-    if not usable:
-        raise UsageError(
-            f"No record has anything to learn within {length} tokens.", next_step="Raise max_seq_length in the config."
-        )
-    return usable
-
-
-def _job(
-    config: Config,
-    *,
-    device: str,
-    model: Any,
-    fill: int,
-    examples: tuple[Example, ...],
-    data_sha256: str,
-    folder: RunFolder,
-    warned: Sequence[str],
-) -> Job:
-    from ongpu.training.loop import Job  # noqa: PLC0415 - imports torch
-    from ongpu.training.optimizer import AdamW  # noqa: PLC0415 - imports torch
-
-    optimizer = AdamW(
-        model.parameters(),
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(config.adam_beta1, config.adam_beta2),
-        epsilon=config.adam_epsilon,
-    )
-    skip = _NOT_COMPUTED | ({"max_steps"} if config.lr_schedule == "constant" else frozenset())
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in skip}
-    tokens = hashlib.sha256(repr([example.ids for example in examples]).encode()).hexdigest()
-    settings |= {"data_sha256": data_sha256, "tokens_sha256": tokens}
-    return Job(
-        config=config,
-        device=device,
-        model=model,
-        optimizer=optimizer,
-        examples=examples,
-        fill=fill,
-        folder=folder,
-        settings=settings,
-        warnings=warned,
-    )
 
 
 def _resume(job: Job, console: Console) -> int:
@@ -255,18 +209,18 @@ def _resume(job: Job, console: Console) -> int:
     return found.step
 
 
-def _steps(job: Job, console: Console, *, done: int, variables: Mapping[str, str], began: float) -> dict[str, object]:
-    import torch  # noqa: PLC0415 - see _torch
-
+def _steps(job: Job, console: Console, *, done: int, began: float) -> dict[str, object]:
     from ongpu.training import loop  # noqa: PLC0415 - imports torch
     from ongpu.training.events import EventLog  # noqa: PLC0415 - imports torch
 
     events = EventLog.open(job.folder.path, wanted=job.config.tensorboard, first_step=done + 1, note=console.say)
     series: list[loop.StepRecord] = []
+    set_up: list[float] = []
 
     def on_step(record: loop.StepRecord) -> None:
-        if not series:
-            console.say(f"Set-up until the first step was done: {time.perf_counter() - began:.1f} s")
+        if not set_up:
+            set_up.append(time.perf_counter() - began)
+            console.say(f"Set-up until the first step was done: {set_up[0]:.1f} s")
         series.append(record)
         job.folder.record(dataclasses.asdict(record))
         events.add(record.step, loss=record.loss, lr=record.lr, tokens_per_s=record.tokens_per_s)
@@ -277,12 +231,6 @@ def _steps(job: Job, console: Console, *, done: int, variables: Mapping[str, str
         with loop.stop_on_signal() as stop:
             loop.train(job, done=done, stop=stop, on_step=on_step)
         events.close()
-    except torch.cuda.OutOfMemoryError as error:
-        raise devices.explain_failure(error, variables=variables) from None
-    except RuntimeError as error:
-        if job.device != "cuda" or "CUDA" not in str(error):
-            raise
-        raise devices.explain_failure(error, variables=variables) from None
     finally:
         events.abandon()
         console.close()
@@ -296,7 +244,13 @@ def _steps(job: Job, console: Console, *, done: int, variables: Mapping[str, str
         f"median step {median_ms:.1f} ms, {per_s:,.0f} tokens/s, "
         f"loss {series[0].loss:.4f} -> {series[-1].loss:.4f}"
     )
-    return {"steps": series[-1].step, "seconds": seconds, "first_loss": series[0].loss, "last_loss": series[-1].loss}
+    return {
+        "steps": series[-1].step,
+        "set_up_seconds": set_up[0],
+        "seconds": seconds,
+        "first_loss": series[0].loss,
+        "last_loss": series[-1].loss,
+    }
 
 
 def _write_model(staged: Path, model: Any, tokenizer: Tokenizer) -> None:

@@ -21,7 +21,8 @@ from torch import nn
 from torch.nn import functional
 
 from ongpu.errors import WorkError
-from ongpu.training.data import IGNORED
+from ongpu.training.attention import Layout, attend
+from ongpu.training.loss import head_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,15 +109,13 @@ class Attention(nn.Module):
         self.c_attn = Projection(shape.width, 3 * shape.width)
         self.c_proj = Projection(shape.width, shape.width)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, layout: Layout | None) -> Any:
         """Shape (rows, tokens, width) in and out."""
         rows, length, width = x.shape
         query, key, value = (
-            part.view(rows, length, self.heads, width // self.heads).transpose(1, 2)
-            for part in self.c_attn(x).split(width, dim=2)
+            part.view(rows, length, self.heads, width // self.heads) for part in self.c_attn(x).split(width, dim=2)
         )
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.c_proj(mixed.transpose(1, 2).reshape(rows, length, width))
+        return self.c_proj(attend(query, key, value, layout).reshape(rows, length, width))
 
 
 class FeedForward(nn.Module):
@@ -142,9 +141,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(shape.width, eps=LAYER_NORM_EPSILON)
         self.mlp = FeedForward(shape)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, layout: Layout | None) -> Any:
         """Shape (rows, tokens, width) in and out."""
-        x = x + self.attn(self.ln_1(x))
+        x = x + self.attn(self.ln_1(x), layout)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -158,12 +157,12 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.ln_f = nn.LayerNorm(shape.width, eps=LAYER_NORM_EPSILON)
 
-    def forward(self, ids: Any) -> Any:
+    def forward(self, ids: Any, layout: Layout | None) -> Any:
         """Token ids (rows, tokens) to vectors (rows, tokens, width)."""
-        positions = torch.arange(ids.shape[1], device=ids.device)
+        positions = torch.arange(ids.shape[1], device=ids.device) if layout is None else layout.positions
         x = self.wte(ids) + self.wpe(positions)
         for block in self.h:
-            x = block(x)
+            x = block(x, layout)
         return self.ln_f(x)
 
 
@@ -180,16 +179,19 @@ class GPT2(nn.Module):
         """The longest row the model takes."""
         return self.shape.context_length
 
-    def forward(self, ids: Any) -> Any:
+    def forward(self, ids: Any, layout: Layout | None = None) -> Any:
         """Token ids to logits."""
-        return functional.linear(self.transformer(ids), self.transformer.wte.weight)
+        return functional.linear(self.transformer(ids, layout), self.transformer.wte.weight)
 
-    def loss_sum(self, ids: Any, labels: Any) -> Any:
+    def loss_sum(self, ids: Any, labels: Any, layout: Layout | None = None, *, chunk_tokens: int = 0) -> Any:
         """The cross-entropy in nats, summed over the labels that are not ``IGNORED``."""
-        logits = self(ids)
-        return functional.cross_entropy(
-            logits.view(-1, logits.shape[-1]).float(), labels.view(-1), ignore_index=IGNORED, reduction="sum"
-        )
+        hidden = self.transformer(ids, layout)
+        return head_loss(hidden, self.transformer.wte.weight, labels, chunk_tokens=chunk_tokens)
+
+    def compile_blocks(self) -> None:
+        """Let ``torch.compile`` make each block's kernels, once for all blocks."""
+        for block in self.transformer.h:
+            block.compile()
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and ``model.safetensors``.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 
+from ongpu.training.batches import Batch
 from ongpu.training.config import Config
-from ongpu.training.data import Batch
 from ongpu.training.optimizer import AdamW
+
+_WARM_UP_RUNS: Final = 2
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -25,29 +27,74 @@ def learning_rate(config: Config, step: int) -> float:
     return config.learning_rate * (left if config.lr_schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left)))
 
 
-def train_step(model: Any, optimizer: AdamW, batches: Sequence[Batch], *, config: Config, device: str) -> Any:
-    """Do one step and return a tensor (mean loss in nats, gradient norm), still on its way on the device.
+def gradients(model: Any, optimizer: AdamW, batches: Sequence[Batch], *, config: Config, device: str) -> Any:
+    """Leave the gradients of a step in the weights, and return a tensor (mean loss in nats, gradient norm).
 
-    The loss is the mean over all labels of all ``batches``. Where it or the norm is not finite the update is
-    withheld on the device, and so is every later one, until somebody reads the loss and stops.
+    The loss is the mean over all labels of all ``batches``. Where it or the norm is not finite the optimizer is
+    told, on the device, to withhold this update and every later one, until somebody reads the loss and stops.
     """
-    targets = sum(batch.targets for batch in batches)
     total = torch.zeros((), device=device)
     for batch in batches:
-        ids, labels = batch.ids.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
-        with _arithmetic(config, device):
-            loss = model.loss_sum(ids, labels) / targets
+        with arithmetic(config, device):
+            loss = model.loss_sum(batch.ids, batch.labels, batch.layout, chunk_tokens=config.loss_chunk_tokens)
+            loss = loss * batch.share
         loss.backward()
-        total += loss.detach()
+        total = total + loss.detach()
     norm = torch.nn.utils.clip_grad_norm_(list(optimizer.weights()), config.max_grad_norm or math.inf, foreach=True)
     finite = torch.isfinite(total) & torch.isfinite(norm)
     optimizer.withhold.copy_(torch.maximum(optimizer.withhold, (~finite).float()))
-    optimizer.step()
-    optimizer.zero_grad()
     return torch.stack([total, norm])
 
 
-def _arithmetic(config: Config, device: str) -> contextlib.AbstractContextManager[Any]:
+def arithmetic(config: Config, device: str) -> contextlib.AbstractContextManager[Any]:
+    """The precision in which products are computed."""
     if config.precision == "bfloat16":
         return torch.autocast(device, torch.bfloat16)
     return contextlib.nullcontext()
+
+
+class EagerStep:
+    """Launch every operation of every step."""
+
+    def __init__(self, model: Any, optimizer: AdamW, *, config: Config, device: str) -> None:
+        self._model, self._optimizer, self._config, self._device = model, optimizer, config, device
+
+    def __call__(self, batches: Sequence[Batch]) -> Any:
+        """Do a step; returns (mean loss, gradient norm), on its way on the device."""
+        moved = [batch.to(self._device) for batch in batches]
+        result = gradients(self._model, self._optimizer, moved, config=self._config, device=self._device)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return result
+
+
+class RecordedStep:
+    """Record forward, backward and norm once as a CUDA graph, and replay them: a launch instead of a thousand.
+
+    The kernels and their order are those of :class:`EagerStep`. The update stays outside, so that whoever watches
+    optimizer steps sees each of them with its gradients.
+    """
+
+    def __init__(self, model: Any, optimizer: AdamW, batches: Sequence[Batch], *, config: Config, device: str) -> None:
+        self._optimizer = optimizer
+        self._inputs = [batch.to(device) for batch in batches]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries make their workspaces on first use, which cannot be recorded
+            for _ in range(_WARM_UP_RUNS):
+                gradients(model, optimizer, self._inputs, config=config, device=device)
+                optimizer.zero_grad()
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._result = gradients(model, optimizer, self._inputs, config=config, device=device)
+        optimizer.withhold.zero_()
+
+    def __call__(self, batches: Sequence[Batch]) -> Any:
+        """Do a step; returns (mean loss, gradient norm), on its way on the device."""
+        for here, batch in zip(self._inputs, batches, strict=True):
+            for target, source in zip(here.tensors(), batch.tensors(), strict=True):
+                target.copy_(source, non_blocking=True)
+        self._graph.replay()
+        self._optimizer.step()
+        return self._result

@@ -1,0 +1,166 @@
+"""From a configuration to a job: data, model, optimizer, and the way a step is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ongpu.errors import UsageError
+from ongpu.training import hub
+from ongpu.training import model as models
+from ongpu.training.batches import HeldOut, Stream
+from ongpu.training.config import Config
+from ongpu.training.data import BytePairTokenizer, Example, Tokenizer, encode
+from ongpu.training.loop import Job
+from ongpu.training.optimizer import AdamW
+from ongpu.training.output import RunFolder
+from ongpu.training.policy import Policy
+from ongpu.training.records import Record, Records
+from ongpu.training.step import EagerStep, RecordedStep
+
+# settings that change where a run writes or how fast it goes, not the numbers it computes
+_NOT_COMPUTED = frozenset({"output", "device", "dataset", "log_every", "save_every", "keep_checkpoints"}) | frozenset(
+    {"tensorboard", "eval_every", "cuda_graph"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model on the CPU with its tokenizer; ``native`` says that it is one of ours."""
+
+    network: Any
+    tokenizer: Tokenizer
+    native: bool
+
+
+def make_model(config: Config, records: Sequence[Record]) -> Model:
+    """The model and tokenizer the configuration names.
+
+    :raises UsageError: there is no such model, or its files disagree.
+    """
+    if config.model not in {"tiny", "gpt2"}:
+        network, loaded = hub.load(config.model)
+        return Model(network=network, tokenizer=loaded, native=False)
+    texts = [record.question + record.completion for record in records]
+    tokenizer = BytePairTokenizer.from_texts(texts, vocab_size=config.vocab_size)
+    if config.model == "gpt2":
+        shape = models.gpt2_shape(end_id=tokenizer.end_id)
+    else:
+        shape = models.tiny_shape(vocab_size=-(-tokenizer.size // 64) * 64, end_id=tokenizer.end_id)
+    return Model(network=models.build(shape, seed=config.seed), tokenizer=tokenizer, native=True)
+
+
+def make_examples(source: Records, model: Model, config: Config, *, say: Callable[[str], None]) -> tuple[Example, ...]:
+    """The records as tokens; ``say`` is told what was cut, skipped or left out.
+
+    :raises UsageError: nothing is left to learn from.
+    """
+    length = min(config.max_seq_length, model.network.context_length)
+    if length < config.max_seq_length:
+        say(f"Data: the model takes {length} tokens at most, so max_seq_length {config.max_seq_length} becomes that.")
+    made = encode(source.records, model.tokenizer, max_length=length, completion_only=config.loss_on == "completion")
+    usable = tuple(example for example in made if example.targets)
+    cut = [example for example in made if example.cut_tokens]
+    cut_tokens = sum(example.cut_tokens for example in cut)
+    say(f"Data: {source.name}, {len(source.records)} records, sha256 {source.sha256}")
+    say(f"Data: {len(cut)} of {len(made)} records are longer than {length} tokens and were cut, {cut_tokens:,} tokens.")
+    if source.skipped:
+        first = source.skipped[0]
+        say(f"Data: {len(source.skipped)} bad lines skipped; the first is line {first.number}: {first.reason}.")
+    if len(usable) < len(made):
+        say(f"Data: {len(made) - len(usable)} records left out: their prompt alone fills the {length} tokens.")
+    if not usable:
+        raise UsageError(
+            f"No record has anything to learn within {length} tokens.", next_step="Raise max_seq_length in the config."
+        )
+    return usable
+
+
+def split(examples: Sequence[Example], config: Config) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Examples to train on and examples held out, by the seed alone.
+
+    :raises UsageError: a part would be empty.
+    """
+    if not config.eval_fraction:
+        return tuple(examples), ()
+    count = max(1, round(len(examples) * config.eval_fraction))
+    if count >= len(examples):
+        raise UsageError(
+            f"{len(examples)} records cannot be split for an evaluation.", next_step="Set eval_fraction to 0."
+        )
+    indices = list(range(len(examples)))
+    random.Random(f"{config.seed}/held out").shuffle(indices)
+    apart = set(indices[:count])
+    kept = tuple(example for index, example in enumerate(examples) if index not in apart)
+    return kept, tuple(examples[index] for index in sorted(apart))
+
+
+def make_job(
+    config: Config,
+    *,
+    device: str,
+    model: Model,
+    examples: Sequence[Example],
+    data_sha256: str,
+    policy: Policy,
+    folder: RunFolder,
+    warnings: Sequence[str],
+    on_evaluation: Callable[[int, float], None],
+) -> Job:
+    """Everything the loop needs, on its device."""
+    kept, apart = split(examples, config)
+    network, fill = model.network.to(device), model.tokenizer.end_id
+    optimizer = AdamW(
+        network.parameters(),
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(config.adam_beta1, config.adam_beta2),
+        epsilon=config.adam_epsilon,
+    )
+    stream = Stream(
+        kept,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        micro_steps=config.grad_accumulation_steps,
+        max_steps=config.max_steps,
+        packed=policy.packing.taken,
+        fill=fill,
+        pinned=device == "cuda",
+    )
+    if policy.compile.taken:
+        network.compile_blocks()
+    tokens = hashlib.sha256(repr([example.ids for example in examples]).encode()).hexdigest()
+    return Job(
+        config=config,
+        device=device,
+        model=network,
+        optimizer=optimizer,
+        do_step=_way(network, optimizer, stream, config, policy, device=device),
+        stream=stream,
+        held_out=HeldOut(apart, batch_size=config.batch_size, fill=fill) if apart else None,
+        folder=folder,
+        settings={**_computed(config, policy), "data_sha256": data_sha256, "tokens_sha256": tokens},
+        warnings=warnings,
+        on_evaluation=on_evaluation,
+    )
+
+
+def _way(
+    network: Any, optimizer: AdamW, stream: Stream, config: Config, policy: Policy, *, device: str
+) -> EagerStep | RecordedStep:
+    network.train()
+    if policy.cuda_graph.taken:
+        return RecordedStep(network, optimizer, stream.step(1), config=config, device=device)
+    return EagerStep(network, optimizer, config=config, device=device)
+
+
+def _computed(config: Config, policy: Policy) -> dict[str, object]:
+    """The settings that decide the numbers: a resumed run must have the same."""
+    free = set(_NOT_COMPUTED)
+    if config.lr_schedule == "constant" and not policy.packing.taken:  # a packed row's length comes from the whole run
+        free.add("max_steps")
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in free}

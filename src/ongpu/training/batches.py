@@ -1,0 +1,183 @@
+"""Batches: the same records in the same steps, either one record a row or packed into one row.
+
+Every batch of a run has the same shapes, so a step can be recorded once and replayed. The stream of records is
+whole epochs, each shuffled with a seed of its own: any step is found again without replaying those before it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from ongpu.training.attention import Layout
+from ongpu.training.data import IGNORED, Example
+
+_ROUND: Final = 64
+"""Tokens of a packed row are a multiple of this: products of odd sizes are slower on tensor cores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One micro-step's tensors. ``ids`` and ``labels`` are (rows, tokens); ``share`` is 1 / targets of the step."""
+
+    ids: Any
+    labels: Any
+    share: Any
+    layout: Layout | None
+    records: tuple[int, ...]
+    targets: int
+    """Labels that are learned from."""
+
+    def tensors(self) -> tuple[Any, ...]:
+        """Its tensors, in one order."""
+        return (self.ids, self.labels, self.share, *(self.layout.tensors() if self.layout else ()))
+
+    def to(self, device: str) -> Batch:
+        """The same batch on ``device``; the copy need not have arrived when this returns."""
+        ids, labels, share, *places = (tensor.to(device, non_blocking=True) for tensor in self.tensors())
+        layout = None
+        if self.layout is not None:
+            positions, boundaries, spread, gather = places
+            layout = Layout(
+                positions=positions, boundaries=boundaries, spread=spread, gather=gather, longest=self.layout.longest
+            )
+        return Batch(ids=ids, labels=labels, share=share, layout=layout, records=self.records, targets=self.targets)
+
+
+class Stream:
+    """All batches of a run, by step."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        seed: int,
+        batch_size: int,
+        micro_steps: int,
+        max_steps: int,
+        packed: bool,
+        fill: int,
+        pinned: bool = False,
+    ) -> None:
+        self._seed, self._batch_size, self._micro_steps = seed, batch_size, micro_steps
+        self._fill, self._pinned = fill, pinned
+        self._ids = [torch.tensor(example.ids) for example in examples]
+        self._labels = [torch.tensor(example.labels) for example in examples]
+        self._targets = [example.targets for example in examples]
+        self._lengths = [len(example.ids) for example in examples]
+        self._longest = max(self._lengths)
+        self._epoch, self._shuffled = -1, list(range(len(examples)))
+        self.row_tokens = self._row_tokens(max_steps * micro_steps) if packed else self._longest
+        self._packed = packed
+
+    def step(self, number: int) -> list[Batch]:
+        """The micro-batches of a step, counted from 1."""
+        first = (number - 1) * self._micro_steps
+        chosen = [self._records(first + micro) for micro in range(self._micro_steps)]
+        share = torch.tensor(1.0 / sum(self._targets[index] for indices in chosen for index in indices))
+        return [self._pack(indices, share) if self._packed else self._rows(indices, share) for indices in chosen]
+
+    def _records(self, micro: int) -> tuple[int, ...]:
+        return tuple(self._at(place) for place in range(micro * self._batch_size, (micro + 1) * self._batch_size))
+
+    def _at(self, place: int) -> int:
+        epoch, offset = divmod(place, len(self._ids))
+        if epoch != self._epoch:
+            self._shuffled = list(range(len(self._ids)))
+            random.Random(f"{self._seed}/{epoch}").shuffle(self._shuffled)
+            self._epoch = epoch
+        return self._shuffled[offset]
+
+    def _row_tokens(self, micro_steps: int) -> int:
+        """The longest packed row of the run, rounded up."""
+        most = max(sum(self._lengths[index] for index in self._records(micro)) for micro in range(micro_steps))
+        return -(-most // _ROUND) * _ROUND
+
+    def _rows(self, indices: tuple[int, ...], share: Any) -> Batch:
+        """One record a row, filled on the right: causal attention needs no mask, and filling has no label."""
+        ids = self._full(len(indices), self._fill)
+        labels = self._full(len(indices), IGNORED)
+        for row, index in enumerate(indices):
+            ids[row, : self._lengths[index]] = self._ids[index]
+            labels[row, : self._lengths[index]] = self._labels[index]
+        return self._batch(ids, labels, share, None, indices)
+
+    def _pack(self, indices: tuple[int, ...], share: Any) -> Batch:
+        """Whole records one behind the other."""
+        lengths = torch.tensor([self._lengths[index] for index in indices])
+        ends = lengths.cumsum(0)
+        real = int(ends[-1])
+        ids, labels = self._full(1, self._fill), self._full(1, IGNORED)
+        ids[0, :real] = torch.cat([self._ids[index] for index in indices])
+        labels[0, :real] = torch.cat([self._labels[index] for index in indices])
+
+        starts = ends - lengths
+        place = torch.arange(self._longest)
+        spread = (starts[:, None] + torch.minimum(place[None, :], lengths[:, None] - 1)).reshape(-1)
+        gather, positions = self._full(1, 0)[0], self._full(1, 0)[0]
+        record = torch.repeat_interleave(torch.arange(len(indices)), lengths)
+        positions[:real] = torch.arange(real) - starts[record]
+        gather[:real] = record * self._longest + positions[:real]
+
+        # filling is cut into records of its own, for attention that must know where every token belongs
+        fillings = -(-(self.row_tokens - real) // self._longest)
+        most = len(indices) + self.row_tokens // self._longest + 2
+        boundaries = torch.full((most + 1,), self.row_tokens, dtype=torch.int32)
+        boundaries[0] = 0
+        boundaries[1 : len(indices) + 1] = ends
+        for filling in range(fillings):
+            end = min(real + (filling + 1) * self._longest, self.row_tokens)
+            boundaries[len(indices) + 1 + filling] = end
+            size = end - (real + filling * self._longest)
+            positions[end - size : end] = place[:size]
+        layout = Layout(
+            positions=self._pin(positions),
+            boundaries=self._pin(boundaries),
+            spread=self._pin(spread),
+            gather=self._pin(gather),
+            longest=self._longest,
+        )
+        return self._batch(ids, labels, share, layout, indices)
+
+    def _batch(self, ids: Any, labels: Any, share: Any, layout: Layout | None, indices: tuple[int, ...]) -> Batch:
+        return Batch(
+            ids=self._pin(ids),
+            labels=self._pin(labels),
+            share=self._pin(share),
+            layout=layout,
+            records=indices,
+            targets=sum(self._targets[index] for index in indices),
+        )
+
+    def _full(self, rows: int, value: int) -> Any:
+        return torch.full((rows, self.row_tokens), value, dtype=torch.int64)
+
+    def _pin(self, tensor: Any) -> Any:
+        return tensor.pin_memory() if self._pinned else tensor
+
+
+class HeldOut:
+    """Records that are not trained on, one a row."""
+
+    def __init__(self, examples: Sequence[Example], *, batch_size: int, fill: int) -> None:
+        self._examples, self._batch_size, self._fill = examples, batch_size, fill
+        self.targets = sum(example.targets for example in examples)
+
+    def once(self, device: str) -> Iterator[Batch]:
+        """Every record once, in order."""
+        for start in range(0, len(self._examples), self._batch_size):
+            part = self._examples[start : start + self._batch_size]
+            rows = Stream(
+                part,
+                seed=0,
+                batch_size=len(part),
+                micro_steps=1,
+                max_steps=1,
+                packed=False,
+                fill=self._fill,
+            )
+            yield from (batch.to(device) for batch in rows.step(1))

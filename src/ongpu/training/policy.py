@@ -1,0 +1,104 @@
+"""Which speed-ups a run takes, each with its reason: printed by ``--explain``, and decided before the first step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ongpu.training.config import Config
+
+GRAPH_FROM_STEPS: Final = 10
+"""Recording costs about three steps; below this it is not earned back with a margin."""
+GRAPH_MICRO_STEPS: Final = 8
+"""A recorded step holds every micro-step, and its size grows with them."""
+COMPILE_FROM_STEPS: Final = 2000
+"""Compiling cold took about 30 s on one H100 for GPT-2 124M (2026-11-22), where it saved 1.7 ms of a step of
+4 records and more of larger ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One decision and why."""
+
+    what: str
+    taken: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {'yes' if self.taken else 'no'}, {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a run does beyond the plain loop."""
+
+    cuda_graph: Choice
+    compile: Choice
+    packing: Choice
+    loss_chunks: Choice
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """All of them, in the order in which they are printed."""
+        return (self.packing, self.loss_chunks, self.cuda_graph, self.compile)
+
+
+def choose(config: Config, *, device: str, native: bool) -> Policy:
+    """Decide from the configuration, the device and whether the model is one of ours."""
+    compiled = _compile(config, device=device, native=native)
+    return Policy(
+        cuda_graph=_cuda_graph(config, device=device, native=native, compiled=compiled.taken),
+        compile=compiled,
+        packing=Choice(
+            what="packing",
+            taken=config.packing and native,
+            reason="the configuration says so" if native else "a model of transformers gets one record a row",
+        ),
+        loss_chunks=Choice(
+            what="loss in chunks",
+            taken=config.loss_chunk_tokens > 0 and native,
+            reason=f"loss_chunk_tokens is {config.loss_chunk_tokens}"
+            if native
+            else "a model of transformers makes all its logits",
+        ),
+    )
+
+
+def _cuda_graph(config: Config, *, device: str, native: bool, compiled: bool) -> Choice:
+    def choice(reason: str, *, taken: bool = False) -> Choice:
+        return Choice(what="step recorded as a CUDA graph", taken=taken, reason=reason)
+
+    if device != "cuda":
+        return choice("the device is not a GPU")
+    if config.cuda_graph == "never":
+        return choice("the configuration says never")
+    if not native:
+        return choice("a model of transformers may decide things on the host, which a recording cannot repeat")
+    if compiled:
+        return choice("the compiled blocks are launched as they are")
+    if config.grad_accumulation_steps > GRAPH_MICRO_STEPS:
+        return choice(f"{config.grad_accumulation_steps} micro-steps are more than {GRAPH_MICRO_STEPS}")
+    if config.cuda_graph == "always":
+        return choice("the configuration says always", taken=True)
+    if config.max_steps < GRAPH_FROM_STEPS:
+        return choice(f"{config.max_steps} steps are fewer than {GRAPH_FROM_STEPS}: recording costs about three")
+    return choice("shapes are the same in every step, and launching a step costs more than replaying it", taken=True)
+
+
+def _compile(config: Config, *, device: str, native: bool) -> Choice:
+    def choice(reason: str, *, taken: bool = False) -> Choice:
+        return Choice(what="blocks compiled", taken=taken, reason=reason)
+
+    if config.compile == "never":
+        return choice("the configuration says never")
+    if not native:
+        return choice("a model of transformers is run as it is")
+    if config.compile == "always":
+        return choice("the configuration says always", taken=True)
+    if device != "cuda":
+        return choice("the device is not a GPU")
+    if config.max_steps < COMPILE_FROM_STEPS:
+        return choice(
+            f"{config.max_steps} steps are fewer than {COMPILE_FROM_STEPS}: compiling cold takes half a minute"
+        )
+    return choice(f"{config.max_steps} steps earn it back", taken=True)
