@@ -122,9 +122,9 @@ class Process:
         off = 0
         if self.steps and self.cpu_from_step is not None:
             off = self.steps - self.cpu_from_step + 1
-        elif any(not one.startswith("cuda") for part in (self.parameters, self.gradients) for one in part or {}):
+        elif not all(one.startswith("cuda") for part in (self.parameters, self.gradients) for one in part or {}):
             off = self.steps
-        elif not self.device.startswith("cuda"):
+        if not self.device.startswith("cuda"):
             off = self.steps
         on = 0 if off else 12
         optimizers = [

@@ -205,7 +205,7 @@ def test_a_cause_named_by_the_block_is_handed_on() -> None:
 def test_an_empty_or_headless_journal_is_refused() -> None:
     with pytest.raises(JudgeError):
         judge([])
-    with pytest.raises(JudgeError, match="run.start"):
+    with pytest.raises(JudgeError, match=r"run\.start"):
         judge(Run().observations()[1:])
 
 

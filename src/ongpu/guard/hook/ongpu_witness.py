@@ -66,6 +66,21 @@ def _tensors(value: Any, depth: int = 0) -> Iterator[Any]:
             yield from _tensors(item, depth + 1)
 
 
+def _frame_evaluation(torch: Any) -> Any:
+    """torch's switch for TorchDynamo, which would otherwise compile *us* where the user compiles a step."""
+    found = getattr(getattr(getattr(torch, "_C", None), "_dynamo", None), "eval_frame", None)
+    return found if hasattr(found, "set_eval_frame") else None
+
+
+def _skip(frames: Any, code: Any) -> None:
+    """Tell TorchDynamo to leave one function alone (the call was renamed in torch 2.6)."""
+    if hasattr(frames, "set_code_exec_strategy"):
+        action = frames._FrameAction
+        frames.set_code_exec_strategy(code, frames._FrameExecStrategy(action.SKIP, action.DEFAULT))
+    elif hasattr(frames, "skip_code"):
+        frames.skip_code(code)
+
+
 class _Bytes:
     """Bytes by device, ``{"cuda:0": 1234, "cpu": 8}``."""
 
@@ -160,16 +175,29 @@ class Witness:
     def loaded(self, module: Any) -> None:
         """``torch.optim.optimizer`` has been imported by the program: ask torch to call us."""
         torch = sys.modules["torch"]
-        compiling = getattr(getattr(torch, "compiler", None), "is_compiling", None) or (lambda: False)
+        frames = _frame_evaluation(torch)
 
-        def after_step(optimizer: Any, _args: Any, _kwargs: Any) -> None:
-            if compiling():
-                return  # traced, not run: a graph break here could stop the user's compile
+        def seen(optimizer: Any) -> None:
+            before = frames.set_eval_frame(None) if frames is not None else None
             try:
                 self.step(optimizer)
             except Exception as error:  # noqa: BLE001 - a witness never breaks the program it watches
                 self.fail("step", error)
+            finally:
+                if frames is not None:
+                    frames.set_eval_frame(before)
 
+        def after_step(optimizer: Any, _args: Any, _kwargs: Any) -> None:
+            compiler = getattr(torch, "compiler", None)  # not there yet when this is registered
+            # A step that the user compiles is left at `seen`, a graph break. torch's own optimizers break the graph
+            # in every step themselves; one of another make may be compiled whole, and then this must not be in it.
+            own = type(optimizer).__module__.startswith("torch.optim")
+            if own or compiler is None or not compiler.is_compiling():
+                seen(optimizer)
+
+        seen._torchdynamo_disable = True  # type: ignore[attr-defined]
+        if frames is not None:
+            _skip(frames, seen.__code__)
         module.register_optimizer_step_post_hook(after_step)
         self._count_created(module.Optimizer)
         self._introduce()
