@@ -15,6 +15,8 @@ from ongpu.evidence import strict_json
 GENESIS: Final = "0" * 64
 MAX_LINE_BYTES: Final = 1 << 20
 MAX_RECORDS: Final = 2_000_000
+# Kinds that come many times a second; all others are events, which carry the run id.
+STREAMED: Final = frozenset({"nvml.sample", "nvml.error", "energy", "tree", "hook"})
 _KEYS: Final = frozenset({"seq", "prev", "t_wall", "t_mono", "kind", "data"})
 
 

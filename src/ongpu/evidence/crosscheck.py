@@ -7,13 +7,16 @@ there contradict each other.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ongpu.domain.verdict import Outcome
 from ongpu.domain.witness import Observation
 from ongpu.evidence import strict_json
+from ongpu.evidence.chain import STREAMED
 from ongpu.evidence.challenge import run_id
 from ongpu.evidence.obligations import Problem
 from ongpu.evidence.statement import FileDigest, start_field
@@ -49,19 +52,32 @@ def shape(observations: Sequence[Observation]) -> Iterator[Problem]:
         yield Problem(obligation=12, text="run.end stands within the run")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    """What one record names, at any depth of its data."""
+
+    drivers: frozenset[str]
+    boots: frozenset[str]
+    gpus: frozenset[str]
+    pids: frozenset[int]
+
+
 def run(observations: Sequence[Observation], outcome: Outcome) -> Iterator[Problem]:
-    """Obligations 13 to 15 and the run id of obligation 20, of a journal whose shape is right."""
+    """Obligations 12 to 15 and the run id of obligation 20, of a journal whose shape is right."""
     believed = _READ | _CLAIMED if outcome is Outcome.PROVEN else _READ
-    found = (*_times(observations, believed), *_identities(observations, believed), *_tree(observations, outcome))
-    for number, problem in enumerate(found):
-        if number == _MAX_PROBLEMS:
-            return
-        yield problem
-    salt, nonce = start_field(observations, "run_salt"), start_field(observations, "nonce")
-    if salt is None:
-        yield Problem(obligation=20, text="run.start has no run_salt, so the run id follows from nothing")
-    elif run_id(salt=salt, nonce=nonce) != start_field(observations, "run_id"):
-        yield Problem(obligation=20, text="the run id does not follow from the nonce and the salt")
+    named = [_names(one.data) for one in observations]
+    found = itertools.chain(
+        _run_ids(observations),
+        _times(observations, named, believed),
+        _identities(observations, named, believed),
+        _tree(observations, named, outcome),
+    )
+    yield from itertools.islice(found, _MAX_PROBLEMS)
+
+
+def drivers(observations: Sequence[Observation]) -> frozenset[str]:
+    """Every kernel-mode driver version that a record names."""
+    return frozenset[str]().union(*(_names(one.data).drivers for one in observations if one.kind != "hook"))
 
 
 def files(observations: Sequence[Observation], present: Mapping[str, FileDigest]) -> Iterator[Problem]:
@@ -105,15 +121,26 @@ def texts(observations: Sequence[Observation], kept: Mapping[str, bytes], outcom
             said = verdict.get("outcome") if isinstance(verdict, dict) else None
             if said != outcome.value:
                 yield Problem(obligation=17, text=f"verdict.json says {said!a}, the journal gives {outcome.value}")
-    drivers = set(_named(observations, "kernel_mode"))
+    known = drivers(observations)
     said_drivers = {found.decode() for found in _DRIVER_LINE.findall(kept.get("nvidia_smi.txt", b""))}
-    if drivers and not said_drivers <= drivers:
-        yield Problem(obligation=17, text=f"nvidia_smi.txt names driver {min(said_drivers - drivers)}")
+    if known and not said_drivers <= known:
+        yield Problem(obligation=17, text=f"nvidia_smi.txt names driver {min(said_drivers - known)}")
 
 
-def _times(observations: Sequence[Observation], believed: frozenset[str]) -> Iterator[Problem]:
-    begin = observations[0].t_mono
-    before = begin
+def _run_ids(observations: Sequence[Observation]) -> Iterator[Problem]:
+    identity = start_field(observations, "run_id")
+    salt, nonce = start_field(observations, "run_salt"), start_field(observations, "nonce")
+    if salt is None:
+        yield Problem(obligation=20, text="run.start has no run_salt, so the run id follows from nothing")
+    elif run_id(salt=salt, nonce=nonce) != identity:
+        yield Problem(obligation=20, text="the run id does not follow from the nonce and the salt")
+    for one in observations:
+        if one.kind not in STREAMED and one.data.get("run_id") != identity:
+            yield Problem(obligation=12, text=f"record {one.seq}: {one.kind} is not of this run")
+
+
+def _times(observations: Sequence[Observation], named: Sequence[_Named], believed: frozenset[str]) -> Iterator[Problem]:
+    begin = before = observations[0].t_mono
     for one in observations:
         if one.t_mono < before:
             yield Problem(obligation=13, text=f"record {one.seq}: the monotonic time goes back")
@@ -126,38 +153,37 @@ def _times(observations: Sequence[Observation], believed: frozenset[str]) -> Ite
         )
         if not inside:
             yield Problem(obligation=13, text=f"record {one.seq}: its reading was taken outside the run")
-    boots = set(_named(observations, "boot_id"))
-    if len(boots) > 1:
+    if len(frozenset[str]().union(*(one.boots for one in named))) > 1:
         yield Problem(obligation=13, text="the records name more than one boot id")
 
 
-def _identities(observations: Sequence[Observation], believed: frozenset[str]) -> Iterator[Problem]:
-    drivers = sorted(set(_named(observations, "kernel_mode")))
-    if len(drivers) > 1:
-        yield Problem(obligation=14, text=f"the records name drivers {drivers[0]!a} and {drivers[1]!a}")
-    known: set[str] = set()
-    for one in observations:
-        if one.kind == "machine":
-            known.update(_uuids(one.data))
-    for one in observations:
+def _identities(
+    observations: Sequence[Observation], named: Sequence[_Named], believed: frozenset[str]
+) -> Iterator[Problem]:
+    pairs = list(zip(observations, named, strict=True))
+    versions = sorted(drivers(observations))
+    if len(versions) > 1:
+        yield Problem(obligation=14, text=f"the records name drivers {versions[0]!a} and {versions[1]!a}")
+    known = frozenset[str]().union(*(names.gpus for one, names in pairs if one.kind == "machine"))
+    for one, names in pairs:
         if known and one.kind in believed:
-            for stranger in sorted(set(_uuids(one.data)) - known):
+            for stranger in sorted(names.gpus - known):
                 yield Problem(obligation=14, text=f"record {one.seq}: GPU {stranger} is none of the machine's")
 
 
-def _tree(observations: Sequence[Observation], outcome: Outcome) -> Iterator[Problem]:
+def _tree(observations: Sequence[Observation], named: Sequence[_Named], outcome: Outcome) -> Iterator[Problem]:
     started = [one.data.get("role") for one in observations if one.kind == "child.start"]
     exited = [one.data.get("role") for one in observations if one.kind == "child.exit"]
     for role in sorted({str(role) for role in started}):
         if sum(str(one) == role for one in started) > 1 or sum(str(one) == role for one in exited) > 1:
             yield Problem(obligation=15, text=f"the role {role!a} was started or ended more than once")
     members: dict[str, set[int]] = {}
-    for one in observations:
+    for one, names in zip(observations, named, strict=True):
         role = str(one.data.get("role"))
         if one.kind in {"hook", "child.exit"} and one.data.get("role") not in started:
             yield Problem(obligation=15, text=f"record {one.seq}: {one.kind} of a role that was never started")
         elif one.kind in {"child.start", "tree"}:
-            members.setdefault(role, set()).update(_pids(one.data))
+            members.setdefault(role, set()).update(names.pids)
     if outcome is not Outcome.PROVEN:
         # A process may begin and end between two looks at the tree. That is no contradiction; but nothing is
         # proven by a process that was never seen in it.
@@ -169,24 +195,21 @@ def _tree(observations: Sequence[Observation], outcome: Outcome) -> Iterator[Pro
             yield Problem(obligation=15, text=f"record {one.seq}: process {pid} is not in the recorded tree")
 
 
-def _named(observations: Sequence[Observation], name: str) -> Iterator[str]:
-    """Every text under the key ``name``, at any depth."""
-    for one in observations:
-        for key, value in _walk(one.data):
-            if key == name and isinstance(value, str) and value:
-                yield value
-
-
-def _uuids(data: Mapping[str, object]) -> Iterator[str]:
+def _names(data: Mapping[str, object]) -> _Named:
+    drivers_named, boots, gpus, pids = set(), set(), set(), set()
     for key, value in _walk(data):
-        for text in (key, value):
-            found = _UUID.fullmatch(text) if isinstance(text, str) else None
-            if found:
-                yield found[1].lower()
-
-
-def _pids(data: Mapping[str, object]) -> Iterator[int]:
-    return (value for key, value in _walk(data) if key == "pid" and isinstance(value, int))
+        if isinstance(value, str):
+            if key == "kernel_mode" and value:
+                drivers_named.add(value)
+            elif key == "boot_id" and value:
+                boots.add(value)
+            if found := _UUID.fullmatch(value):
+                gpus.add(found[1].lower())
+        elif key == "pid" and isinstance(value, int):
+            pids.add(value)
+        if found := _UUID.fullmatch(key):
+            gpus.add(found[1].lower())
+    return _Named(drivers=frozenset(drivers_named), boots=frozenset(boots), gpus=frozenset(gpus), pids=frozenset(pids))
 
 
 def _walk(data: object) -> Iterator[tuple[str, object]]:
@@ -197,4 +220,4 @@ def _walk(data: object) -> Iterator[tuple[str, object]]:
         if isinstance(value, Mapping):
             stack.extend((str(name), child) for name, child in value.items())
         elif isinstance(value, list):
-            stack.extend(("", child) for child in value)
+            stack.extend(("", child) for child in value if not isinstance(child, (int, float)))

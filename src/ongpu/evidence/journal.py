@@ -19,14 +19,13 @@ from typing import Final, Protocol, Self
 
 from ongpu.domain.witness import Observation
 from ongpu.errors import UsageError, WorkError
-from ongpu.evidence.chain import GENESIS, MAX_LINE_BYTES, JournalError, link, read_journal, scan_journal
+from ongpu.evidence.chain import GENESIS, MAX_LINE_BYTES, STREAMED, JournalError, link, read_journal, scan_journal
 from ongpu.evidence.cleaning import clean
 
 __all__ = ["Clock", "Journal", "JournalError", "SystemClock", "free_sibling", "read_journal"]
 
 JOURNAL_NAME: Final = "journal.jsonl"
-# Kinds that come many times a second: synced together, at most once a second. All others at once.
-_STREAMED: Final = frozenset({"nvml.sample", "nvml.error", "energy", "tree", "hook"})
+# Streamed kinds are synced together, at most once a second. All others at once.
 _SYNC_EVERY_S: Final = 1.0
 # Held back on the disk so that a run that fills it can still say so and be sealed.
 _RESERVE_BYTES: Final = 1 << 18
@@ -91,6 +90,7 @@ class Journal:
         self._reserve_fd: int | None = None
         self._closed = False
         self._dropped_bytes = 0
+        self._run_id: object = None
 
     @classmethod
     def create(cls, folder: Path, *, clock: Clock, redact: Callable[[str], str]) -> Self:
@@ -155,6 +155,7 @@ class Journal:
         journal._length_bytes = reading.good_bytes
         if reading.observations:
             journal._last_mono_s = reading.observations[-1].t_mono
+            journal._run_id = reading.observations[0].data.get("run_id")
         return journal
 
     @property
@@ -180,9 +181,9 @@ class Journal:
     def record(self, kind: str, data: Mapping[str, object]) -> int:
         """Append one observation and return its ``seq``.
 
-        Strings are redacted; what JSON cannot carry is replaced and named in ``data["replaced"]``. An event is
-        on the disk when this returns. Raises :class:`WorkError` where it could not be written: the journal
-        then ends with the record before.
+        An event carries the run id that ``run.start`` named. Strings are redacted; what JSON cannot carry is
+        replaced and named in ``data["replaced"]``. An event is on the disk when this returns. Raises
+        :class:`WorkError` where it could not be written: the journal then ends with the record before.
         """
         cleaned = clean(data, self._redact)
         with self._lock:
@@ -226,6 +227,10 @@ class Journal:
 
     def _append(self, kind: str, cleaned: Mapping[str, object]) -> int:
         seq = self._seq
+        if seq == 0:
+            self._run_id = cleaned.get("run_id")
+        elif kind not in STREAMED:
+            cleaned = {**cleaned, "run_id": self._run_id}
         # Read inside the lock, so that lines stand in the order of their times; never behind the line before,
         # which matters where a journal is recovered after a reboot.
         mono_s = max(round(self._clock.mono_s(), 6), self._last_mono_s)
@@ -240,11 +245,11 @@ class Journal:
         line = _encode(record)
         if len(line) > MAX_LINE_BYTES:
             reason = f"the record had {len(line)} bytes; a line may have {MAX_LINE_BYTES}"
-            line = _encode(record | {"data": {"replaced": [reason]}})
+            line = _encode(record | {"data": {"replaced": [reason], "run_id": self._run_id}})
         self._write(line + b"\n")
         self._seq, self._head, self._last_mono_s = seq + 1, link(self._head, line), mono_s
         self._length_bytes += len(line) + 1
-        if kind not in _STREAMED or mono_s - self._synced_at_s >= _SYNC_EVERY_S:
+        if kind not in STREAMED or mono_s - self._synced_at_s >= _SYNC_EVERY_S:
             sync_data(self._fd)
             self._synced_at_s = mono_s
         return seq

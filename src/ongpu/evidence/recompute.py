@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ongpu.domain.judge import judge
 from ongpu.domain.verdict import Verdict
 from ongpu.domain.witness import Observation
 from ongpu.evidence.statement import capped
@@ -11,6 +12,4 @@ from ongpu.evidence.statement import capped
 
 def recompute(observations: Sequence[Observation]) -> Verdict:
     """Judge the observations as the sealer and every checker must. Raises the judge's ``JudgeError`` (ValueError)."""
-    from ongpu.domain.judge import judge  # noqa: PLC0415 - until the judge is there
-
     return capped(judge(observations), observations)
