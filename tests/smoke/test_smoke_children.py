@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ongpu.domain.arch import ComputeCapability
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.errors import DoorError
 from ongpu.machine.nvml import NvmlDevice, ProcessMemory
@@ -64,6 +65,11 @@ def smoke_with(tmp_path: Path, change: str) -> Any:
         ),
         ("def refuse(): raise RuntimeError('No CUDA GPUs are available')\ncuda.init = refuse", "no-gpu-visible"),
         ("cuda.is_available = lambda: False", "undetermined"),
+        (
+            "import sys\nsys.stderr.write('X with CUDA capability sm_120 is not compatible with the current PyTorch"
+            " installation')",
+            "wheel-no-arch",
+        ),
         ("version.cuda = None\nversion.hip = '6.4'", "cpu-only-torch"),
         ("raise ImportError('libcudnn.so.9: cannot open shared object file')", "python-env"),
         ("import os\nos._exit(3)", "undetermined"),
@@ -116,7 +122,17 @@ class OneGpu:
         return "580.159.04"
 
     def devices(self) -> tuple[NvmlDevice, ...]:
-        return ()
+        return (
+            NvmlDevice(
+                index=0,
+                uuid=f"GPU-{UUID}",
+                name="NVIDIA GeForce RTX 5090",
+                memory_bytes=32 << 30,
+                compute_capability=ComputeCapability(12, 0),
+                pci_bus_id=None,
+                mig=False,
+            ),
+        )
 
     def processes(self, uuid: str) -> tuple[ProcessMemory, ...]:
         assert uuid == f"GPU-{UUID}"
@@ -179,12 +195,12 @@ class Lists(OneGpu):
         return tuple(ProcessMemory(pid=one.pid, used_bytes=1000) for one in children if self.asked > 2)
 
 
-def led(tmp_path: Path, nvml: OneGpu | None) -> Any:
+def led(tmp_path: Path, nvml: OneGpu | None, *, uuid: str | None = f"GPU-{UUID}") -> Any:
     python = tmp_path / "python"
     python.write_text(PYTHON.format(python=sys.executable, reading=READING, uuid=UUID))
     python.chmod(0o755)
     return run_smoke(
-        python=python, uuid=f"GPU-{UUID}", nvml=nvml, processes=PROCESSES, environment=dict(os.environ), timeout_s=60
+        python=python, uuid=uuid, nvml=nvml, processes=PROCESSES, environment=dict(os.environ), timeout_s=60
     )
 
 
@@ -199,6 +215,12 @@ def test_nvml_is_asked_while_the_child_holds_its_memory_and_until_it_lists_it(tm
     assert memory.figures["device_rise_bytes"] == 1000
 
 
+def test_where_no_gpu_is_asked_for_the_one_that_torch_took_is_looked_at(tmp_path: Path) -> None:
+    report = led(tmp_path, Lists((), used=(0, 1000)), uuid=None)
+    assert report.outcome is Outcome.PROVEN
+    assert report.checks[3].figures["device_rise_bytes"] == 1000
+
+
 def test_a_list_that_cannot_be_read_leaves_it_unknown_and_lets_the_child_go_on(tmp_path: Path) -> None:
     refused = DoorError(door="nvml", code="NVML_ERROR_NO_PERMISSION", reason="Insufficient Permissions")
     report = led(tmp_path, OneGpu(refused, used=(0, 0)))
@@ -211,6 +233,29 @@ def test_without_nvml_the_process_is_unknown(tmp_path: Path) -> None:
     assert report.checks[3].outcome is Outcome.UNKNOWN
     assert report.outcome is Outcome.UNKNOWN
 
+
+def test_a_dtype_that_the_gpu_refuses_does_not_take_the_other_with_it(torch: Any, capsys: Any, tmp_path: Path) -> None:
+    def product(module: Any, device: Any, dtype: str, size: int) -> dict[str, Any]:
+        if dtype == "bfloat16":
+            raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+        return PRODUCT(module, device, dtype, size)
+
+    release = tmp_path / "release"
+    release.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matmul_check, "product", product)
+        patch.setattr(sys, "argv", ["x", "--release", str(release), "--device", "cpu", "--size", "64"])
+        matmul_check.main()
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["event"], one.get("dtype")) for one in events] == [
+        ("error", "bfloat16"),
+        ("holding", None),
+        ("product", "float32"),
+        ("done", None),
+    ]
+
+
+PRODUCT = matmul_check.product
 
 # From here on the real check of a product, with the real torch, on the CPU.
 

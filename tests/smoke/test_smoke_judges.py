@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ongpu.domain.arch import ComputeCapability
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.machine.nvml import ProcessMemory
 from ongpu.machine.process import Completed
@@ -240,6 +241,16 @@ def test_proven_means_below_the_bound(rows_error: float, projected_error: float)
 def test_what_torch_refuses_is_refuted_with_its_cause() -> None:
     checks = judge_products(completed({"event": "error", "text": NO_IMAGE}), uuid=None)
     assert [(one.outcome, one.cause) for one in checks] == [(Outcome.REFUTED, Cause.WHEEL_NO_ARCH)] * 2
+
+
+def test_a_gpu_without_bfloat16_is_not_asked_for_it() -> None:
+    refused: dict[str, object] = {"event": "error", "text": "CUBLAS_STATUS_NOT_SUPPORTED", "dtype": "bfloat16"}
+    done = completed(refused, HOLDING, product("float32"))
+    for capability, required in ((ComputeCapability(6, 1), False), (ComputeCapability(8, 0), True), (None, True)):
+        single, half = judge_products(done, uuid=f"GPU-{UUID}", capability=capability)
+        assert (single.outcome, half.outcome, half.required) == (Outcome.PROVEN, Outcome.REFUTED, required)
+        report = SmokeReport(checks=(single, half), torch=None, texts={})
+        assert (report.outcome is Outcome.PROVEN) is not required
 
 
 @pytest.mark.parametrize(

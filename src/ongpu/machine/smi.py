@@ -25,7 +25,9 @@ def nvidia_smi_text(
     :raises DoorError: door ``process``; code ``not-found``, ``timeout``, or ``failed`` with its last line.
     """
     missing: DoorError | None = None
-    for place in _PLACES:
+    # Windows looks into the current folder first: there, the driver's own place comes before that.
+    system = (environment or {}).get("SYSTEMROOT")
+    for place in ((f"{system}\\System32\\nvidia-smi.exe",) if system else ()) + _PLACES:
         try:
             done = processes.run((place,), timeout_s=timeout_s, env=environment)
         except DoorError as error:

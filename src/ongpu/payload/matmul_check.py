@@ -5,7 +5,8 @@ In: ``--release FILE`` (wait after each product until this file exists and is no
 Out: lines of JSON on standard output. ``{"event": "holding", ...}`` once the memory is held and both products have
 been done and synchronised: ``pid``, ``ppid``, ``uuid``, ``device``, ``reserved_bytes`` ...; the process then waits,
 its memory held. After the release one ``{"event": "product", ...}`` for each dtype, and ``{"event": "done"}``;
-``{"event": "error", "text": ...}`` where torch refused. Status 0 whenever the last of these was written.
+``{"event": "error", "text": ...}`` where torch refused, with ``dtype`` where it refused one product only (the other
+is still done). Status 0 whenever the last of these was written.
 
 The check of a product ``out = a @ b`` of n x n standard normal numbers of a fresh seed (recorded):
 
@@ -143,7 +144,14 @@ def main() -> None:
         torch.set_float32_matmul_precision("highest")  # no TF32
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         device, uuid = choose(torch, arguments)
-        done = [product(torch, device, dtype, arguments.size) for dtype in ("float32", "bfloat16")]
+        done = []
+        for dtype in ROUNDOFF:
+            try:
+                done.append(product(torch, device, dtype, arguments.size))
+            except RuntimeError as error:  # a GPU may know one dtype and not the other
+                say("error", text=f"{type(error).__name__}: {error}", dtype=dtype)
+        if not done:
+            return
         memory = torch.cuda if device.type == "cuda" else None
         say(
             "holding",

@@ -6,17 +6,19 @@ enough: while the products hold their memory, NVML is asked from here whether th
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from ongpu.domain.arch import ComputeCapability
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.errors import DoorError
 from ongpu.machine.nvml import Nvml
 from ongpu.machine.process import Processes
-from ongpu.smoke.judge import DTYPES, SIZE, both, ended_badly, judge_products, judge_torch
+from ongpu.smoke.judge import DTYPES, SIZE, both, chosen_device, classify, ended_badly, judge_products, judge_torch
 from ongpu.smoke.look import Look, judge_memory
 from ongpu.smoke.model import Figure, SmokeCheck, SmokeReport, TorchDevice, TorchReading, not_made, read
 
@@ -24,8 +26,9 @@ __all__ = ["Figure", "SmokeCheck", "SmokeReport", "TorchDevice", "TorchReading",
 
 PAYLOAD: Final = Path(__file__).parent.parent / "payload"
 _RESULT: Final = re.compile(r"^ongpu-result: (\{.*\})\s*$", re.M)
-# Removed for the children alone: it would make the float32 product less exact than float32.
-_LESS_EXACT: Final = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+# Removed for the children alone: the first two would make the float32 product less exact than float32, the last
+# could end a child over a warning that has nothing to do with the GPU.
+_LEFT_OUT: Final = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "PYTHONWARNINGS")
 
 
 def run_smoke(
@@ -45,7 +48,7 @@ def run_smoke(
     :param environment: the children's environment, less what makes float32 less exact than float32.
     :param timeout_s: seconds for each of the two children.
     """
-    child_environment = {name: value for name, value in environment.items() if name not in _LESS_EXACT}
+    child_environment = {name: value for name, value in environment.items() if name not in _LEFT_OUT}
     child_environment["PYTHONIOENCODING"] = "utf-8"
     first, reading, text = _torch_check(python, uuid, processes, child_environment, timeout_s)
     texts = {"torch_cuda_check.txt": text}
@@ -69,7 +72,9 @@ def run_smoke(
             later = [not_made(name, f"not run: {error.reason}", Cause.PYTHON_ENV) for name in names]
             return SmokeReport(checks=(first, *later), torch=reading, texts=texts)
     texts["matmul_check.txt"] = both(done)
-    checks = (first, *judge_products(done, uuid=uuid), judge_memory(look.seen))
+    device = chosen_device(reading, uuid) if reading is not None else None
+    capability = ComputeCapability.parse(device.compute_capability) if device is not None else None
+    checks = (first, *judge_products(done, uuid=uuid, capability=capability), judge_memory(look.seen))
     return SmokeReport(checks=checks, torch=reading, texts=texts)
 
 
@@ -87,4 +92,8 @@ def _torch_check(
     if reading is None:
         reason, cause = ended_badly(done)
         return not_made(name, reason, cause), None, text
+    # Most warnings come as such; what C++ or a site hook wrote past them counts as well.
+    complaint = done.stderr.decode("utf-8", "replace")
+    if classify(complaint) is Cause.WHEEL_NO_ARCH:
+        reading = dataclasses.replace(reading, warnings=(*reading.warnings, complaint))
     return judge_torch(reading, uuid=uuid), reading, text

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
 from typing import Final
 
+from ongpu.domain.arch import ComputeCapability
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.machine.process import Completed
 from ongpu.smoke.model import Figure, Holding, Product, SmokeCheck, TorchDevice, TorchReading, not_made, read
 
 SIZE: Final = 4096
 DTYPES: Final = ("float32", "bfloat16")
+# CUDA C++ Programming Guide, "Arithmetic Instructions": bfloat16 from compute capability 8.0 on.
+_BFLOAT16_FROM: Final = ComputeCapability(8, 0)
 
 
 def both(done: Completed) -> str:
@@ -59,10 +63,14 @@ def classify(text: str) -> Cause | None:
     return next((cause for cause, words in _MEANINGS if re.search(words, text, re.I)), None)
 
 
+def chosen_device(reading: TorchReading, uuid: str | None) -> TorchDevice | None:
+    """The device that was asked for, as torch names it; a torch that names no UUIDs has its first one taken."""
+    return next((one for one in reading.devices if uuid is None or one.uuid is None or _same(one.uuid, uuid)), None)
+
+
 def judge_torch(reading: TorchReading, *, uuid: str | None) -> SmokeCheck:
     """Whether torch sees the GPU, knows its compute capability, and ran a kernel on it."""
-    chosen = [one for one in reading.devices if uuid is None or one.uuid is None or _same(one.uuid, uuid)]
-    device = chosen[0] if chosen else None
+    device = chosen_device(reading, uuid)
     figures: dict[str, Figure] = {
         "torch": reading.torch,
         "cuda_runtime": reading.cuda,
@@ -90,7 +98,9 @@ def judge_torch(reading: TorchReading, *, uuid: str | None) -> SmokeCheck:
     if reading.cuda is None:
         built = f"for ROCm {reading.hip}" if reading.hip else "for the CPU only"
         return refuted(f"this torch {reading.torch} is built {built}", Cause.CPU_ONLY_TORCH, *filter(None, (error,)))
-    warned = [text for text in reading.warnings if classify(text) is Cause.WHEEL_NO_ARCH and _about(text, device)]
+    warned = [
+        text for text in reading.warnings if classify(text) is Cause.WHEEL_NO_ARCH and _about(text, device, reading)
+    ]
     if warned:
         return refuted("torch warns that it has no code for this GPU", Cause.WHEEL_NO_ARCH, *warned)
     if error is not None or not reading.is_available:
@@ -114,15 +124,15 @@ def judge_torch(reading: TorchReading, *, uuid: str | None) -> SmokeCheck:
     )
 
 
-def _about(warning: str, device: TorchDevice | None) -> bool:
-    """Whether a warning is about this device: it names the number, or the model, or nothing that tells."""
+def _about(warning: str, device: TorchDevice | None, reading: TorchReading) -> bool:
+    """Whether a warning may be about this device: not where it names the number or the model of another alone."""
     if device is None:
         return True
-    numbered = re.search(r"Found GPU ?(\d+) ", warning)
-    if numbered:
-        return int(numbered[1]) == device.index
-    named = re.search(r"^\s*(.+?) with CUDA capability sm_", warning, re.M)
-    return named is None or named[1] == device.name
+    numbers = {int(number) for number in re.findall(r"Found GPU ?(\d+) ", warning)}
+    if numbers:
+        return device.index in numbers
+    others = {one.name for one in reading.devices} - {device.name}
+    return device.name in warning or not any(name in warning for name in others)
 
 
 def _same(one: str, other: str) -> bool:
@@ -138,29 +148,39 @@ def bound(dtype: str, size: int) -> float:
     return {"float32": 2.0**-24, "bfloat16": 2.0**-8}[dtype] + 4 * math.sqrt(size) * 2.0**-24
 
 
-def judge_products(done: Completed, *, uuid: str | None) -> tuple[SmokeCheck, ...]:
-    """Whether both products were done on the GPU and are right."""
+def judge_products(
+    done: Completed, *, uuid: str | None, capability: ComputeCapability | None = None
+) -> tuple[SmokeCheck, ...]:
+    """Whether both products were done on the GPU and are right.
+
+    :param capability: the GPU's. Below 8.0 the hardware has no bfloat16: that product is then shown, but not
+        required.
+    """
     events = [found for line in done.stdout.splitlines() if isinstance(found := _json(line), dict)]
-    problems = [str(one.get("text")) for one in events if one.get("event") == "error"]
+    errors = [one for one in events if one.get("event") == "error"]
     holding = next((read(json.dumps(one), Holding) for one in events if one.get("event") == "holding"), None)
     products = [read(json.dumps(one), Product) for one in events if one.get("event") == "product"]
     checks = []
     for dtype in DTYPES:
         found = next((one for one in products if one is not None and one.dtype == dtype), None)
         name = f"matmul-{dtype}"
+        problems = [str(one.get("text")) for one in errors if one.get("dtype") in {None, dtype}]
         if found is not None:
-            checks.append(_judge_product(name, found, holding, uuid))
+            check = _judge_product(name, found, holding, uuid)
         elif problems:
-            reason = f"torch refused: {problems[-1].splitlines()[0]}"
-            outcome = Outcome.REFUTED
-            checks.append(
-                SmokeCheck(
-                    name=name, outcome=outcome, reason=reason, cause=classify(problems[-1]), lines=tuple(problems)
-                )
+            check = SmokeCheck(
+                name=name,
+                outcome=Outcome.REFUTED,
+                reason=f"torch refused: {problems[-1].splitlines()[0]}",
+                cause=classify(problems[-1]),
+                lines=tuple(problems),
             )
         else:
-            reason, cause = ended_badly(done)
-            checks.append(not_made(name, reason, cause))
+            check = not_made(name, *ended_badly(done))
+        if dtype == "bfloat16" and capability is not None and capability < _BFLOAT16_FROM:
+            reason = f"{check.reason} (not required: a GPU of compute capability {capability} has no bfloat16)"
+            check = dataclasses.replace(check, required=False, reason=reason)
+        checks.append(check)
     return tuple(checks)
 
 

@@ -41,7 +41,8 @@ class Look:
         self._uuid = uuid
         self._text = bytearray()
         self._pid = 0
-        self._before = self._used(uuid) if uuid else None
+        # Taken before the child starts, of every GPU it might take; the names here are NVML's own.
+        self._before = {one: self._used(one) for one in ((uuid,) if uuid else self._listed())}
 
     def start(self, pid: int) -> None:
         """The child has this pid."""
@@ -61,6 +62,14 @@ class Look:
         finally:
             self.release.write_text("go on\n", "ascii")
 
+    def _listed(self) -> tuple[str, ...]:
+        if self._nvml is None:
+            return ()
+        try:
+            return tuple(one.uuid for one in self._nvml.devices())
+        except DoorError:  # shown as a GPU that NVML does not know
+            return ()
+
     def _used(self, uuid: str) -> int | None:
         if self._nvml is None:
             return None
@@ -72,9 +81,10 @@ class Look:
     def _ask(self, holding: Holding) -> Seen:
         # On Windows the python.exe of an environment starts another: the child's child is the same program.
         pids = (self._pid, holding.pid) if holding.ppid == self._pid else (self._pid,)
-        uuid = self._uuid or (f"GPU-{holding.uuid.removeprefix('GPU-')}" if holding.uuid else None)
+        named = holding.uuid
+        uuid = self._uuid or next((one for one in self._before if named and one.lower().endswith(named.lower())), None)
         if self._nvml is None or uuid is None:
-            reason = "no NVML to ask" if self._nvml is None else "torch did not name the GPU it used"
+            reason = "no NVML to ask" if self._nvml is None else f"NVML does not list the GPU that torch used ({named})"
             return Seen(pids=pids, holding=holding, listed=reason)
         deadline = time.monotonic() + _LOOK_S
         while True:
@@ -86,7 +96,8 @@ class Look:
                 break
             time.sleep(0.1)
         after = self._used(uuid)
-        rise = None if after is None or self._before is None else after - self._before
+        before = self._before.get(uuid)
+        rise = None if after is None or before is None else after - before
         return Seen(pids=pids, holding=holding, listed=listed, rise_bytes=rise)
 
 
@@ -117,13 +128,18 @@ def judge_memory(seen: Seen) -> SmokeCheck:
         reason = (
             f"NVML lists {others}: Windows and WSL hide them, an older driver lists a container's by the host's pids"
         )
-        return answer(Outcome.UNKNOWN, reason)
+        return answer(Outcome.UNKNOWN, reason + _rise(seen))
     known = [one.used_bytes for one in mine if one.used_bytes is not None]
     if not known:
-        return answer(Outcome.UNKNOWN, "NVML lists the process, but this platform hides its memory")
+        return answer(Outcome.UNKNOWN, f"NVML lists the process, but this platform hides its memory{_rise(seen)}")
     figures["used_bytes"] = max(known)
     if holding.reserved_bytes > 0 and max(known) >= holding.reserved_bytes:
         reason = f"NVML lists process {mine[0].pid} with {max(known)} bytes; it reserved {holding.reserved_bytes}"
         return answer(Outcome.PROVEN, reason)
     reason = f"the process says it reserved {holding.reserved_bytes} bytes, but NVML lists it with {max(known)}"
     return answer(Outcome.REFUTED, reason)
+
+
+def _rise(seen: Seen) -> str:
+    """What the device as a whole shows: no proof of that process, but said."""
+    return "" if seen.rise_bytes is None else f"; the GPU's memory in use rose by {seen.rise_bytes} bytes meanwhile"

@@ -20,7 +20,8 @@ Figure = bool | int | float | str | None
 class SmokeCheck:
     """One check: ``torch_cuda_check``, ``matmul-float32``, ``matmul-bfloat16`` or ``process-memory``.
 
-    ``figures`` carries its unit in each name; ``lines`` are the words of torch or NVML that it rests on.
+    ``figures`` carries its unit in each name; ``lines`` are the words of torch or NVML that it rests on. A check
+    that is not ``required`` asks for something that this GPU is not made for; it is shown and does not decide.
     """
 
     name: str
@@ -29,6 +30,7 @@ class SmokeCheck:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     cause: Cause | None = None
     lines: tuple[str, ...] = ()
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +79,16 @@ class SmokeReport:
 
     @property
     def outcome(self) -> Outcome:
-        """The worst of the checks."""
-        return worst(check.outcome for check in self.checks)
+        """The worst of the required checks."""
+        return worst(check.outcome for check in self.checks if check.required)
 
     @property
     def cause(self) -> Cause | None:
         """The first cause named; ``undetermined`` where something is not proven and none was."""
-        named = next((check.cause for check in self.checks if check.cause is not None), None)
-        if named is not None or self.outcome is Outcome.PROVEN:
-            return named
-        return Cause.UNDETERMINED
+        if self.outcome is Outcome.PROVEN:
+            return None
+        named = (check.cause for check in self.checks if check.required and check.outcome is not Outcome.PROVEN)
+        return next((cause for cause in named if cause is not None), Cause.UNDETERMINED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
