@@ -72,7 +72,7 @@ def check(found: dict[str, Any]) -> None:
     if found["cuda"] is not None:
         try:
             driver = torch._C._cuda_getDriverVersion()
-        except RuntimeError:  # no driver: what follows says why, in better words
+        except (AttributeError, RuntimeError):  # torch 2.11.0+cu130 has no such call; without a driver it raises
             driver = 0
         found["driver"] = f"{driver // 1000}.{driver % 1000 // 10}" if driver else None
         line("CUDA driver version as torch sees it", found["driver"])
