@@ -80,9 +80,8 @@ def test_killed_at_any_step(tmp_path: Path, where: str, replace: bool) -> None: 
     assert [one.name for one in tmp_path.iterdir()] == ([venv.name] if venv.exists() else [])
 
 
-@pytest.mark.process
-def test_killed_in_the_installer(world: Any) -> None:
-    """The whole tool is killed while uv downloads; the next install finds a clean place."""
+def start_and_hang(world: Any) -> subprocess.Popen[bytes]:
+    """The whole tool in a process of its own, waiting for a download that never comes."""
     world.index.hangs = ("/pypi/numpy/numpy-",)
     package = Path(place.__file__).parents[2]
     code = f"""
@@ -90,6 +89,7 @@ import sys, pathlib
 sys.path.insert(0, {str(package)!r})
 from ongpu.domain.build import Decision, DecisionKind
 from ongpu.environment import read_environment
+from ongpu.errors import InterruptedRunError
 from ongpu.install import InstallRequest, install
 from ongpu.machine.process import RealProcesses
 decision = Decision(
@@ -101,14 +101,25 @@ request = InstallRequest(
     index_url={world.index.url("pypi")!r},
 )
 variables = {{"UV_CACHE_DIR": {str(world.cache)!r}, "PATH": "/usr/bin:/bin", "UV_HTTP_TIMEOUT": "20"}}
-install(
-    request, processes=RealProcesses(), environment=variables,
-    read=lambda python: read_environment(python, processes=RealProcesses()),
-)
+try:
+    install(
+        request, processes=RealProcesses(), environment=variables,
+        read=lambda python: read_environment(python, processes=RealProcesses()),
+    )
+except InterruptedRunError:
+    sys.exit(130)
 """
     child = subprocess.Popen([sys.executable, "-c", code])
+    wait_for(lambda: any(path.startswith("/pypi/numpy/numpy-") for path in world.index.asked))
+    return child
+
+
+@pytest.mark.process
+@pytest.mark.network
+def test_killed_in_the_installer(world: Any) -> None:
+    """The whole tool is killed while uv downloads; the next install finds a clean place."""
+    child = start_and_hang(world)
     try:
-        wait_for(lambda: any(path.startswith("/pypi/numpy/numpy-") for path in world.index.asked))
         with pytest.raises(UsageError, match="Another install"):
             world.install()
     finally:
@@ -119,6 +130,15 @@ install(
     world.index.hangs = ()
     assert world.install(requirements=("numpy",)).outcome is Outcome.PROVEN
     assert world.left() == [".venv-gpu"]
+
+
+@pytest.mark.process
+@pytest.mark.network
+def test_ctrl_c_in_the_installer(world: Any) -> None:
+    child = start_and_hang(world)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=30) == 130
+    assert world.left() == []
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

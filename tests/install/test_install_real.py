@@ -145,6 +145,26 @@ def test_a_dependency_cannot_swap_torch(world: Any) -> None:
     assert "torch==2.0.1" in (world.folder / ".venv-gpu.failed.log").read_text()
 
 
+def test_a_cpu_build_asked_for_by_name_gives_way_to_the_decided_one(world: Any) -> None:
+    report = world.install(project=world.project(training=("torch==2.14.1+cpu", "numpy")), extra="training")
+    assert report.outcome is Outcome.PROVEN
+    (change,) = [row for row in report.overridden if row.action == "variant-replaced"]
+    assert (change.name, change.wanted_by) == ("torch", ("backend[training]",))
+    url = world.index.url("pypi/torch/torch-2.13.0%2Bcpu-py3-none-any.whl")
+    with pytest.raises(BlockedError, match="asks for the build") as caught:
+        world.install(project=world.project("other", training=(f"torch @ {url}",)), extra="training", replace=True)
+    assert "torch==2.13.0" in caught.value.next_step
+
+
+def test_what_an_override_hides_from_the_resolver_is_found_afterwards(world: Any) -> None:
+    world.wheel("pypi", "oldlib", "1.0", requires=("torch<2",))
+    folder = world.project(training=("torch==2.14.1+cpu", "oldlib"))
+    report = world.install(project=folder, extra="training")
+    assert (report.outcome, report.cause) == (Outcome.REFUTED, Cause.PYTHON_ENV)
+    assert "oldlib 1.0 wants torch<2" in report.reason
+    assert world.left() == [".venv-gpu.failed.log", "backend"]
+
+
 def test_a_projects_own_index_for_torch_is_not_followed(world: Any) -> None:
     more = (
         "[tool.uv.sources]\ntorch = { index = 'cpu' }\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from ongpu.domain.machine import PythonInstall
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.errors import BlockedError, OngpuError, RefusedError, UsageError, WorkError
 from ongpu.install.changes import installed_graph, merged, wanted_by_graph
-from ongpu.install.check import check_decision
+from ongpu.install.check import check_decision, check_values
 from ongpu.install.failures import failure, shortened
 from ongpu.install.judge import judge
 from ongpu.install.lock import narrowed, parse_lock, tag_order
@@ -141,6 +143,40 @@ def test_a_folder_that_holds_no_project(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_project(root, extra=None)
     assert str(root / "backend") in caught.value.next_step
+
+
+HOSTILE = st.one_of(
+    st.text(min_size=1, max_size=30),
+    st.sampled_from(
+        ["x\n-r /etc/passwd", "-e /etc", "$(id)", "x; id", "git+ext::sh -c id", "x @ file:///etc", "a b", "é"]
+    ),
+)
+
+
+@given(name=HOSTILE, extra=HOSTILE)
+def test_names_that_mean_more_than_a_name_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str, extra: str
+) -> None:
+    folder = tmp_path_factory.mktemp("hostile")
+    text = f"[project]\nname = {json.dumps(name)}\nversion = '1'\ndynamic = ['optional-dependencies']\n"
+    try:
+        found = read_project(write(folder, text), extra=extra)
+    except UsageError:
+        return
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", found.name or "")
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", one) for one in found.extras)
+
+
+@given(value=HOSTILE)
+def test_values_that_would_be_options_are_refused(value: str) -> None:
+    for given_value in (
+        {"index_url": value},
+        {"find_links": ("-" + value,)},
+        {"python": "-" + value},
+        {"requirements": (value + "\n-r x",)},
+    ):
+        with pytest.raises(UsageError):
+            check_values(InstallRequest(decision=decision(), venv=Path("x"), **given_value))
 
 
 # --- uv's words: recorded from uv 0.13.9 on Linux x86-64, addresses shortened

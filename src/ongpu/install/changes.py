@@ -104,7 +104,7 @@ def all_changes(
         installed_graph(found.packages, markers=_markers(found)) if found is not None else {},
     )
     left_out = excluded(graph, rows=rows, allowed=allowed)
-    overridden = []
+    overridden = list(resolution.replaced)
     for one in resolution.family:
         if one.name in {locked.name for locked in resolution.locked}:
             reason = f"pinned to this build from {torch_from}, so that no requirement can swap it"

@@ -32,12 +32,13 @@ def check_decision(request: InstallRequest) -> None:
 def check_values(request: InstallRequest) -> None:
     """The values a person typed. Raises :class:`UsageError` naming the first that makes no sense."""
     for option, url in (("--index-url", request.index_url), ("--torch-index-url", request.torch_index_url)):
-        if url is not None and not url.startswith(("https://", "http://", "file://")):
+        odd = url is not None and any(one.isspace() or not one.isprintable() for one in url)
+        if url is not None and (odd or not url.startswith(("https://", "http://", "file://"))):
             raise UsageError(
                 f"{option} {url!r} is not a URL of a package index.", next_step="Give one that starts with https://."
             )
     for link in request.find_links:
-        if link.startswith("-") or "\n" in link:
+        if link.startswith("-") or not link.isprintable():
             raise UsageError(f"--find-links {link!r} is not a folder or a page.", next_step="Give a folder of wheels.")
         if "://" not in link and not Path(link).is_dir():
             raise UsageError(
@@ -47,8 +48,9 @@ def check_values(request: InstallRequest) -> None:
         raise UsageError(
             "Offline, there is nothing to install from.", next_step="Give a folder of wheels: --find-links DIR."
         )
-    if request.python is not None and (request.python.startswith("-") or not request.python.strip()):
-        raise UsageError(f"{request.python!r} is no Python.", next_step="Give a version such as 3.12, or a path.")
+    python = request.python
+    if python is not None and (python.startswith("-") or not python.strip() or not python.isprintable()):
+        raise UsageError(f"{python!r} is no Python.", next_step="Give a version such as 3.12, or a path.")
     for text in request.requirements:
         try:
             Requirement(text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from ongpu.domain.build import Decision
@@ -45,12 +47,38 @@ def judge(environment: Environment, *, decision: Decision, installed: Iterable[I
             return _refuted(Cause.PYTHON_ENV, f"{one.name} {one.version or ''} is missing from it")
         if one.version is not None and got != one.version:
             return _refuted(Cause.PYTHON_ENV, f"{one.name} {got} is in it, {one.version} was to be installed")
+    unmet = _unmet(environment, public)
+    if unmet is not None:
+        return _refuted(Cause.PYTHON_ENV, unmet)
     if environment.problems:
         return _refuted(Cause.PYTHON_ENV, "; ".join(environment.problems))
     return Judgment(
         outcome=Outcome.PROVEN,
         reason=f"read back: torch {torch.version} for CUDA runtime {torch.runtime}, {len(versions)} packages",
     )
+
+
+def _unmet(environment: Environment, public: str) -> str | None:
+    """The first requirement on torch that the decided version does not meet, whoever states it.
+
+    Compared without the local label: which build it is was decided, and checked above.
+    """
+    version = environment.python.version
+    markers = {"extra": "", "python_full_version": version, "python_version": ".".join(version.split(".")[:2])}
+    for package in environment.packages:
+        for text in package.requires:
+            if not text.lower().startswith("torch"):
+                continue
+            try:
+                wanted = Requirement(text)
+            except InvalidRequirement:
+                continue
+            if wanted.name.lower() != "torch" or (wanted.marker and not wanted.marker.evaluate(markers)):
+                continue
+            specifier = SpecifierSet(",".join(str(one).partition("+")[0] for one in wanted.specifier))
+            if not specifier.contains(public, prereleases=True):
+                return f"{package.name} {package.version} wants {text}, {public} is in it"
+    return None
 
 
 def _refuted(cause: Cause, reason: str) -> Judgment:

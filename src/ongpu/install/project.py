@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import InvalidName, canonicalize_name
 
 from ongpu.errors import UsageError
 
@@ -102,7 +102,20 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _asked(extra: str | None) -> tuple[str, ...]:
-    return tuple(one.strip() for one in (extra or "").split(",") if one.strip())
+    names = tuple(one.strip() for one in (extra or "").split(",") if one.strip())
+    for name in names:
+        if not _is_name(name):
+            raise UsageError(f"{name!r} is not the name of an extra.", next_step="Name extras as --extra one,two.")
+    return names
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text can stand in a requirements file as a name and mean nothing else."""
+    try:
+        canonicalize_name(text, validate=True)
+    except InvalidName:
+        return False
+    return text.isascii() and "\n" not in text
 
 
 def _from_table(folder: Path, project: dict[str, Any], *, sources: tuple[str, ...], extra: str | None) -> Project:
@@ -110,6 +123,11 @@ def _from_table(folder: Path, project: dict[str, Any], *, sources: tuple[str, ..
     if not isinstance(name, str) or not name:
         raise UsageError(
             f"[project] in {str(folder / 'pyproject.toml')!r} has no name.", next_step='Add name = "..." to it.'
+        )
+    if not _is_name(name):
+        raise UsageError(
+            f"{name!r} in {str(folder / 'pyproject.toml')!r} is not a package name.",
+            next_step="Use letters, digits, dots, dashes and underscores.",
         )
     dynamic = project.get("dynamic", [])
     optional: dict[str, list[str]] = project.get("optional-dependencies", {})

@@ -21,8 +21,9 @@ from ongpu.install.lock import Locked, narrowed, parse_lock, tag_order
 from ongpu.install.place import version_of
 from ongpu.install.policy import PolicyRow
 from ongpu.install.project import Project
-from ongpu.install.request import InstallRequest
+from ongpu.install.request import Change, InstallRequest
 from ongpu.install.uv import Uv
+from ongpu.install.variant import replaced_variants
 
 PYPI: Final = "https://pypi.org/simple"
 COMPANIONS: Final = ("torchaudio", "torchvision")
@@ -45,6 +46,7 @@ class Resolution:
     build_constraints: Path
     annotated: str | None
     shadow_problem: str | None
+    replaced: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,7 @@ class Resolver:
             build_constraints=self.work / "constraints.in",
             annotated=annotated,
             shadow_problem=problem,
+            replaced=self._replaced(family),
         )
 
     def _lock(self, name: str) -> Path:
@@ -202,6 +205,7 @@ class Resolver:
         return (
             *("--python", str(self.python), *self._sources(), *ignored),
             *("--constraints", constraints, "--build-constraints", constraints),
+            *("--overrides", str(self.work / "overrides.in")),
         )
 
     def _what(self) -> str:
@@ -210,12 +214,19 @@ class Resolver:
         extras = f"[{','.join(self.project.extras)}]" if self.project.extras else ""
         return f"{self.project.name or self.project.folder.name}{extras}"
 
+    def _replaced(self, family: tuple[Locked, ...]) -> tuple[Change, ...]:
+        return replaced_variants(self.project, self.request.requirements, family=family)
+
     def _write_inputs(self, family: tuple[Locked, ...], *, wanted: tuple[str, ...]) -> None:
         pins = {one.name: f"{one.name} @ {self._pinned_url(one)}" for one in family}
         direct = ["torch", *(one.partition("==")[0] for one in wanted)]
         lines = [pins[name] for name in direct if name in pins]
         lines += self.request.requirements
         (self.work / "constraints.in").write_text("".join(f"{one}\n" for one in pins.values()), "utf-8")
+        # An override hides every requirement on that name from the resolver; that they hold nevertheless is
+        # checked on what was installed (judge).
+        replaced = {one.name for one in self._replaced(family)}
+        (self.work / "overrides.in").write_text("".join(f"{pins[name]}\n" for name in sorted(replaced)), "utf-8")
         for file, editable in (("requirements.in", self.request.editable), ("shadow.in", True)):
             project = [self._project_line(editable=editable)] if self.project else []
             (self.work / file).write_text("".join(f"{one}\n" for one in (*lines, *project)), "utf-8")
@@ -233,6 +244,11 @@ class Resolver:
             raise WorkError(
                 f"The index does not say which file {one.name} {one.version} is.",
                 next_step="Name an index with one wheel for this platform, or install that wheel with --find-links.",
+            )
+        if any(character.isspace() or not character.isprintable() for character in one.location):
+            raise RefusedError(
+                f"The index gives {one.name} an address that is none.",
+                next_step="Do not use that index until its owner explains; nothing was installed.",
             )
         url = one.location if "://" in one.location else Path(one.location).resolve().as_uri()
         parts = urlsplit(url)
