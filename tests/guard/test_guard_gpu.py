@@ -466,7 +466,7 @@ def test_fail_fast_leaves_an_honest_run_alone(tmp_path: Path) -> None:
 
 
 def test_journal_of_an_honest_run_for_replay(tmp_path: Path) -> None:
-    """Writes what was recorded to ``$OUT/guard_journal.json`` where that is set: test material for machines without a GPU."""
+    """Writes what was recorded to ``$OUT/guard_journal.json`` where that is set: to be replayed without a GPU."""
     guarded = run(tmp_path, MODEL + "train('cuda', seconds=2.0)")
     proven(guarded)
     out = os.environ.get("OUT")
