@@ -139,7 +139,8 @@ def environment_from_answer(python: Path, answer: bytes) -> Environment:
         torch = None if text is None else torch_from_version_text(text, path=str(said["torch"]["path"]))
         if torch is None:
             problems.append(f"torch in {said['torch']['path']} does not say which version it is")
-    problems += _torch_problems(packages, torch)
+    prefix = Path(str(said["prefix"]))
+    problems += _torch_problems(packages, torch) + _conda_problems(prefix, packages)
     virtual = said["prefix"] != said["base_prefix"]
     return Environment(
         python=PythonInstall(
@@ -154,6 +155,7 @@ def environment_from_answer(python: Path, answer: bytes) -> Environment:
         torch=torch,
         problems=tuple(problems),
         virtual=virtual,
+        kind=_kind(prefix, virtual=virtual),
     )
 
 
@@ -168,6 +170,7 @@ def _package(row: Mapping[str, Any]) -> Package:
         direct_url=without_credentials(url) if isinstance(url, str) else None,
         editable=isinstance(folder, dict) and folder.get("editable") is True,
         requires=tuple(str(one) for one in row["requires"]),
+        installer=None if row["installer"] is None else str(row["installer"]),
     )
 
 
@@ -183,6 +186,24 @@ def _torch_problems(packages: tuple[Package, ...], torch: InstalledTorch | None)
         return [f"torch {listed.version} is listed as installed, but its files are not there"]
     if listed is not None and torch is not None and listed.version.partition("+")[0] != torch.public_version:
         return [f"torch is listed as {listed.version}, but its files say {torch.version}: two installs overlap"]
+    return []
+
+
+def _kind(prefix: Path, *, virtual: bool) -> str:
+    if (prefix / "conda-meta").is_dir():
+        return "pixi" if ".pixi" in prefix.parts else "conda"
+    return "venv" if virtual else "system"
+
+
+def _conda_problems(prefix: Path, packages: tuple[Package, ...]) -> list[str]:
+    """A torch that pip or uv put over conda's own: conda knows nothing of it, and its next change breaks it."""
+    torch = next((one for one in packages if one.name == "torch"), None)
+    if torch is None or torch.installer in {None, "conda"}:
+        return []
+    if any((prefix / "conda-meta").glob("pytorch-[0-9]*.json")) or any((prefix / "conda-meta").glob("libtorch-*.json")):
+        return [
+            f"torch {torch.version} was put by {torch.installer} over the one conda installed: two installers, one folder"
+        ]
     return []
 
 
@@ -241,15 +262,19 @@ def read_files(python: Path, *, reason: str) -> Environment:
     problems = [reason]
     for folder in folders:
         for found in metadata.distributions(path=[str(folder)]):
-            name = found.metadata["Name"]
-            if not name:
-                problems.append(f"a package in {folder} has no name")
+            try:
+                name, version = found.metadata["Name"], found.version
+                requires = tuple(found.requires or ())
+                installer = (found.read_text("INSTALLER") or "").strip() or None
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                problems.append(f"a package in {folder} cannot be read: {error}")
+                continue
+            if not name or not version:
+                problems.append(f"a package in {folder} has no name or no version")
                 continue
             key = re.sub(r"[-_.]+", "-", name).lower()
-            rows.setdefault(
-                key,
-                Package(name=key, version=found.version, location=str(folder), requires=tuple(found.requires or ())),
-            )
+            one = Package(name=key, version=version, location=str(folder), requires=requires, installer=installer)
+            rows.setdefault(key, one)
     torch = None
     for folder in folders:
         text = folder / "torch" / "version.py"
@@ -268,6 +293,7 @@ def read_files(python: Path, *, reason: str) -> Environment:
         problems=(*problems, *_torch_problems(packages, torch)),
         virtual=virtual,
         ran=False,
+        kind=_kind(prefix, virtual=virtual),
     )
 
 

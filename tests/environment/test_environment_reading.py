@@ -130,6 +130,22 @@ def test_what_is_broken_is_told(made: Path) -> None:
 
 
 @pytest.mark.process
+def test_damaged_metadata_is_told_by_both_ways_of_reading(made: Path) -> None:
+    for name in ("empty-1.0.dist-info", "binary-1.0.dist-info", "noversion-1.0.dist-info"):
+        (made / name).mkdir()
+    (made / "binary-1.0.dist-info/METADATA").write_bytes(bytes(range(256)))
+    (made / "noversion-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: noversion\n")
+    distribution(made, "whole", "1.0")
+    for found in (
+        read_environment(python_of(made), processes=RealProcesses()),
+        read_files(python_of(made), reason="not run"),
+    ):
+        assert found.package("whole") is not None
+        assert found.package("noversion") is None
+        assert len([one for one in found.problems if "a package in" in one]) == 3
+
+
+@pytest.mark.process
 def test_a_torn_torch(made: Path) -> None:
     distribution(made, "torch", "2.14.1+cu126")
     found = read_environment(python_of(made), processes=RealProcesses())
@@ -231,3 +247,18 @@ def test_a_system_python_is_not_virtual() -> None:
     assert found.python.environment is None
     assert found.torch is None
     assert "does not say which version" in found.problems[0]
+
+
+@pytest.mark.process
+def test_a_torch_that_pip_put_over_condas(made: Path) -> None:
+    put_torch(made, "2.14.1+cu126", "12.6")
+    prefix = made.parents[2]
+    (prefix / "conda-meta").mkdir()
+    plain = read_environment(python_of(made), processes=RealProcesses())
+    assert (plain.kind, plain.problems) == ("conda", ())
+    (prefix / "conda-meta/pytorch-2.5.1-cuda126_py311.json").touch()
+    (made / "torch-2.14.1+cu126.dist-info/INSTALLER").write_text("conda\n")
+    assert read_environment(python_of(made), processes=RealProcesses()).problems == ()
+    (made / "torch-2.14.1+cu126.dist-info/INSTALLER").write_text("pip\n")
+    mixed = read_environment(python_of(made), processes=RealProcesses())
+    assert any("put by pip over the one conda installed" in one for one in mixed.problems)

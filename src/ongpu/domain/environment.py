@@ -14,7 +14,8 @@ class Package:
 
     ``name`` is normalized (lower case, dashes). ``location`` is the folder its files were installed into;
     ``direct_url`` the URL of PEP 610 where it did not come from an index, without credentials; ``requires``
-    the ``Requires-Dist`` lines as written.
+    the ``Requires-Dist`` lines as written; ``installer`` who put it there, as its ``INSTALLER`` file says
+    (``uv``, ``pip``, ``conda``).
     """
 
     name: str
@@ -23,6 +24,7 @@ class Package:
     direct_url: str | None = None
     editable: bool = False
     requires: tuple[str, ...] = ()
+    installer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,8 @@ class Environment:
     ``prefix`` is its ``sys.prefix``; ``site_packages`` the folders it imports packages from, in order.
     ``packages`` is sorted by name; of one name on several folders only the one that wins is listed.
     ``problems`` names what is broken or could not be read. ``ran`` is false where that Python could not be
-    started and the files were read in its stead.
+    started and the files were read in its stead. ``kind`` says who keeps it: ``venv``, ``conda``, ``pixi`` or
+    ``system``; what conda or Pixi keeps is changed by them alone.
     """
 
     python: PythonInstall
@@ -67,6 +70,7 @@ class Environment:
     problems: tuple[str, ...] = ()
     virtual: bool = True
     ran: bool = True
+    kind: str = "venv"
 
     def package(self, name: str) -> Package | None:
         """The installed package of that normalized name, if there is one."""

@@ -9,7 +9,7 @@ JSON object (other lines are what the environment's own start-up hooks print)::
 
     {"version": "3.12.3", "implementation": "cpython", "executable": "...", "prefix": "...",
      "base_prefix": "...", "free_threaded": false, "site_packages": ["..."],
-     "packages": [{"name", "version", "location", "direct_url": {...} | null, "requires": ["..."]}],
+     "packages": [{"name", "version", "location", "installer", "direct_url": {...} | null, "requires": ["..."]}],
      "torch": {"path": "...", "version_text": "..."} | null, "problems": ["..."]}
 
 Exit status 0 where the line was written.
@@ -57,6 +57,7 @@ def _packages(folders: list[str], problems: list[str]) -> list[dict[str, Any]]:
                 name, version = found.metadata["Name"], found.version
                 location = str(found.locate_file(""))
                 url = found.read_text("direct_url.json")
+                installer = (found.read_text("INSTALLER") or "").strip() or None
                 requires = list(found.requires or ())
             except Exception as error:  # noqa: BLE001 - a broken package is reported, the others are still read
                 problems.append(f"a package in {folder} cannot be read: {error}")
@@ -75,9 +76,8 @@ def _packages(folders: list[str], problems: list[str]) -> list[dict[str, Any]]:
             except ValueError:
                 direct = None
                 problems.append(f"direct_url.json of {key} is not JSON")
-            rows.append(
-                {"name": key, "version": version, "location": location, "direct_url": direct, "requires": requires}
-            )
+            row = {"name": key, "version": version, "location": location, "installer": installer}
+            rows.append({**row, "direct_url": direct, "requires": requires})
     return sorted(rows, key=lambda row: str(row["name"]))
 
 
