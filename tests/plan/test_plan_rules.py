@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from ongpu import catalog
 from ongpu.domain.arch import Fit
-from ongpu.domain.build import Decision, DecisionKind
-from ongpu.plan import Request, described, plan
+from ongpu.domain.build import DecisionKind
+from tests.plan import choice_page
+from tests.plan.plan_answers import answer_of, decide, decide_told
 from tests.plan.plan_rules import Scenario, expected
 from tests.plan.plan_scenarios import TOLD, Told, scenarios
 
 GRID = scenarios()
-
-
-def answer_of(decision: Decision) -> str:
-    """The decision in the words of the tables: a build, ``source``, or the cause of a block."""
-    match decision.decision:
-        case DecisionKind.PREBUILT:
-            return f"{decision.torch}+{decision.cuda_tag}"
-        case DecisionKind.SOURCE:
-            return "source"
-        case DecisionKind.BLOCKED:
-            assert decision.cause is not None
-            return decision.cause.value
-
-
-def decide(case: Scenario, *, facts: catalog.Catalog | None = None) -> Decision:
-    machine = described(
-        catalog=catalog.load(),
-        gpus=[name for name, _ in case.gpus],
-        driver=case.driver,
-        os=case.os,
-        arch=case.arch,
-        python=case.python,
-        glibc=case.glibc if case.os == "linux" else None,
-    )
-    return plan(machine, catalog=facts or catalog.load(), request=Request(torch_spec=case.spec))
-
-
-def decide_told(case: Told) -> Decision:
-    machine = described(
-        catalog=catalog.load(),
-        gpus=case.gpus,
-        driver=case.driver,
-        os=case.os,
-        arch=case.arch,
-        python=case.python,
-        glibc=case.glibc,
-    )
-    return plan(machine, catalog=catalog.load(), request=Request(torch_spec=case.spec))
 
 
 def test_the_grid_is_large_and_has_every_kind_of_answer() -> None:
@@ -90,3 +54,9 @@ def test_the_grid_notices_a_planted_error() -> None:
 @pytest.mark.parametrize("case", TOLD, ids=lambda one: f"{one.number} {one.words}")
 def test_the_planner_is_right_where_other_tools_are_wrong(case: Told) -> None:
     assert answer_of(decide_told(case)) == case.answer
+
+
+def test_the_published_table_is_what_the_planner_answers() -> None:
+    assert choice_page.PAGE.name == "choice.md"
+    shown = Path(__file__).parents[2].joinpath(choice_page.PAGE).read_text(encoding="utf-8")
+    assert shown == choice_page.page(), "run: python -m tests.plan.choice_page"
