@@ -101,7 +101,7 @@ def test_scan_finds_what_no_section_announces_only_when_deep() -> None:
 @pytest.mark.parametrize("piece_bytes", [64, 1000, 1 << 20])
 def test_scan_streamed_equals_random_access(name: str, piece_bytes: int) -> None:
     data = (DATA / name).read_bytes()
-    streamed = scan_reader(forward(data, piece_bytes), path=name, forward=True)
+    streamed = scan_reader(forward(data, piece_bytes), path=name)
     assert streamed == scan_bytes(data, name)
 
 
@@ -135,7 +135,7 @@ def test_scan_pe_sections_with_gaps(gap_bytes: int) -> None:
     assert counts(found.sass) == {"sm_75": 3, "sm_90a": 3, "sm_100f": 3, "sm_120": 3}
     assert counts(found.outside)["sm_75"] == 1
     assert counts(found.relocatable) == {"sm_80": 1, "compute_80": 1}
-    assert scan_reader(forward(data), path="library.dll", forward=True) == found
+    assert scan_reader(forward(data), path="library.dll") == found
 
 
 def test_scan_broken_container_in_a_section_is_a_problem_and_the_rest_is_read() -> None:

@@ -13,9 +13,9 @@ from ongpu.errors import UsageError
 from ongpu.scan import elf, pe
 from ongpu.scan.cubin import EM_CUDA, Cubin, read_cubin
 from ongpu.scan.fatbin import CONTAINER_START, Container, Image
-from ongpu.scan.reader import FileReader, MalformedError, Reader
+from ongpu.scan.reader import FileReader, ForwardReader, MalformedError, Reader
 from ongpu.scan.sections import Section
-from ongpu.scan.sweep import Broken, Found, Frame, Text, sweep
+from ongpu.scan.sweep import Broken, Found, Frame, Look, Text, sweep
 from ongpu.scan.tally import Place, Tally
 
 _EM_AMDGPU: Final = 224
@@ -24,6 +24,7 @@ _EXECUTABLE: Final = frozenset({".nv_fatbin", ".nv_fatb"})
 _RELOCATABLE: Final = frozenset({"__nv_relfatbin", "__nv_rel"})
 _ROCM: Final = frozenset({".hip_fatbin", ".hip_fat"})
 _AR: Final = (b"!<arch>\n", b"!<thin>\n")
+_PINNED_BEFORE_BYTES: Final = 64 << 10
 _PTX_HEAD_BYTES: Final = 64 << 10
 _PTX_VERSION: Final = re.compile(rb"^[ \t]*\.version[ \t]+(\d{1,2})\.(\d{1,2})", re.MULTILINE)
 _PTX_TARGET: Final = re.compile(rb"^[ \t]*\.target[ \t]+sm_(\d{2,3})([af]?)\b", re.MULTILINE)
@@ -47,11 +48,11 @@ def scan_file(path: Path, *, deep: bool = True) -> BinaryCoverage:
         ) from error
 
 
-def scan_reader(reader: Reader, *, path: str, deep: bool = True, forward: bool = False) -> BinaryCoverage:
+def scan_reader(reader: Reader, *, path: str, deep: bool = True) -> BinaryCoverage:
     """The coverage of the bytes behind ``reader``; ``path`` is a label, and its suffix tells PTX text.
 
-    :param forward: the reader only goes forward: the file is then swept in one pass, and its section table, which
-        comes last, is asked afterwards where everything lay.
+    A :class:`ForwardReader` is swept in one pass, and its section table, which comes late, is asked afterwards
+    where everything lay.
     """
     tally = Tally()
     role = Role.TOOL if _TOOL.match(PurePath(path).name) else Role.RUNTIME
@@ -67,22 +68,25 @@ def scan_reader(reader: Reader, *, path: str, deep: bool = True, forward: bool =
                 file_format, rocm = "elf", True
             else:
                 file_format = "elf"
-                if elf.Header(head).kind == _ET_REL:
-                    role = Role.LINK_INPUT
-                rocm = _scan_sections(reader, tally, elf.read_sections, deep=deep, forward=forward)
+                header = elf.Header(head)
+                role = Role.LINK_INPUT if header.kind == _ET_REL else role
+                if isinstance(reader, ForwardReader):
+                    # The names of the sections lie just before their table, and other data may follow both.
+                    reader.pin(header.table_at - _PINNED_BEFORE_BYTES, _PINNED_BEFORE_BYTES + header.sections * 64)
+                rocm = _scan_sections(reader, tally, elf.read_sections, deep=deep)
         elif head.startswith(b"MZ"):
             file_format = "pe"
-            rocm = _scan_sections(reader, tally, pe.read_sections, deep=deep, forward=forward)
+            rocm = _scan_sections(reader, tally, pe.read_sections, deep=deep)
         elif head.startswith(_AR):
             file_format, role = "ar", Role.LINK_INPUT
             _count(
                 tally,
-                sweep(reader, 8, reader.size, cubins=False, frames=False, texts=True, alignment=2),
+                sweep(reader, 8, reader.size, look=Look.TEXTS, alignment=2),
                 Place.RELOCATABLE,
             )
         elif head.startswith(CONTAINER_START):
             file_format = "fatbin"
-            _count(tally, sweep(reader, 0, reader.size, cubins=False, frames=False, texts=False), Place.SECTION)
+            _count(tally, sweep(reader, 0, reader.size), Place.SECTION)
         elif path.endswith(".ptx"):
             file_format = "ptx"
             _scan_ptx(reader, tally)
@@ -97,11 +101,11 @@ def _scan_sections(
     read_sections: Callable[[Reader], tuple[Section, ...]],
     *,
     deep: bool,
-    forward: bool,
 ) -> bool:
     """Count everything in the right place; returns whether there is a ROCm section."""
-    if forward:
-        found = list(sweep(reader, 0, reader.size, cubins=True, frames=True, texts=True))
+    if isinstance(reader, ForwardReader):
+        look = Look.CUBINS | Look.TEXTS | Look.FRAMES_AFTER_CODE
+        found = list(sweep(reader, 0, reader.size, look=look))
         sections = read_sections(reader)
         _place(tally, found, sections, deep=deep)
         return any(section.name in _ROCM for section in sections)
@@ -109,14 +113,14 @@ def _scan_sections(
     for section in sections:
         place = _place_of(section)
         if place is not None:
-            found_here = sweep(reader, section.offset, section.end, cubins=False, frames=False, texts=False)
+            found_here = sweep(reader, section.offset, section.end)
             _count(tally, found_here, place)
     if deep:
         # Frames are looked for where there is CUDA code beside them; elsewhere zstd data is nobody's kernel.
-        frames = tally.found_code
+        look = Look.CUBINS | Look.TEXTS | (Look.FRAMES if tally.found_code else Look.CONTAINERS)
         for section in sections:
             if section.data and _place_of(section) is None:
-                found_here = sweep(reader, section.offset, section.end, cubins=True, frames=frames, texts=True)
+                found_here = sweep(reader, section.offset, section.end, look=look)
                 _count(tally, found_here, Place.OUTSIDE, section=section.name)
     return any(section.name in _ROCM for section in sections)
 

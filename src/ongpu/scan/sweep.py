@@ -6,6 +6,7 @@ does not parse is paid from a budget, so that a file made of broken beginnings e
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ongpu.scan.cubin import Cubin, read_cubin
 from ongpu.scan.fatbin import CONTAINER_START, Container, Image, read_container
 from ongpu.scan.reader import MalformedError, Reader
 
-_CHUNK_BYTES: Final = 1 << 20
+_CHUNK_BYTES: Final = 256 << 10
 _FIRST_CHUNK_BYTES: Final = 8 << 10
 _OVERLAP_BYTES: Final = 16
 _MAX_WASTED_PEEKS: Final = 200_000
@@ -60,6 +61,17 @@ class Text:
 Found = Container | Cubin | Frame | Text | Broken
 
 
+class Look(enum.Flag):
+    """What to look for in a range, besides containers."""
+
+    CONTAINERS = 0
+    CUBINS = enum.auto()
+    TEXTS = enum.auto()
+    FRAMES = enum.auto()
+    FRAMES_AFTER_CODE = enum.auto()
+    """Frames from the first container on: where there is no CUDA code, zstd data is nobody's kernel."""
+
+
 class _Window:
     """The piece of the file at hand, and the next hit of each pattern in it."""
 
@@ -72,6 +84,10 @@ class _Window:
         self._hits: dict[int, int | None] = {}
         self._chunk_bytes = _FIRST_CHUNK_BYTES
         self.peeks = 0
+
+    def add(self, kind: int, pattern: re.Pattern[bytes]) -> None:
+        """Look for one more pattern from now on."""
+        self._patterns = (*self._patterns, (kind, pattern))
 
     def peek(self, offset: int, size: int) -> bytes:
         """Bytes by offset, from the piece at hand where it reaches."""
@@ -122,22 +138,17 @@ class _Window:
         return place
 
 
-def sweep(
-    reader: Reader, start: int, end: int, *, cubins: bool, frames: bool, texts: bool, alignment: int = 8
-) -> Iterator[Found]:
+def sweep(reader: Reader, start: int, end: int, *, look: Look = Look.CONTAINERS, alignment: int = 8) -> Iterator[Found]:
     """Everything between ``start`` and ``end``, in order.
 
-    :param cubins: also look for cubins outside containers.
-    :param frames: also look for zstd frames.
-    :param texts: also look for PTX text.
     :param alignment: containers start on multiples of it; 8 everywhere but in archives.
     """
     patterns: list[tuple[int, re.Pattern[bytes]]] = [(_CONTAINER, _CONTAINER_PATTERN)]
-    if cubins:
+    if Look.CUBINS in look:
         patterns.append((_CUBIN, _CUBIN_PATTERN))
-    if frames:
+    if Look.FRAMES in look:
         patterns.append((_FRAME, _FRAME_PATTERN))
-    if texts:
+    if Look.TEXTS in look:
         patterns.append((_TEXT, _TEXT_PATTERN))
     window = _Window(reader, end, tuple(patterns))
     at, wasted = start, 0
@@ -167,6 +178,9 @@ def sweep(
             continue
         yield found
         at = found.end
+        if Look.FRAMES_AFTER_CODE in look and isinstance(found, Container):
+            look &= ~Look.FRAMES_AFTER_CODE
+            window.add(_FRAME, _FRAME_PATTERN)
 
 
 def _read(window: _Window, kind: int, place: int, end: int, alignment: int) -> Container | Cubin | Frame | Text:

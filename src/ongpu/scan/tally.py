@@ -33,7 +33,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._images: Counter[tuple[Image, Place]] = Counter()
-        self._groups: Counter[tuple[frozenset[CodeTarget], frozenset[CodeTarget], bool]] = Counter()
+        self._groups: Counter[tuple[frozenset[Image], bool]] = Counter()
         self._texts: Counter[Image] = Counter()
         self._opaque: dict[str, list[int]] = {}
         self._problems: list[str] = []
@@ -42,18 +42,13 @@ class Tally:
 
     def add(self, images: Mapping[Image, int], place: Place) -> None:
         """Count one container (or one raw image)."""
-        with_code: set[CodeTarget] = set()
-        empty: set[CodeTarget] = set()
         for image, count in images.items():
             here = place
             if image.relocatable:
                 here = Place.OUTSIDE_RELOCATABLE if place is Place.OUTSIDE else Place.RELOCATABLE
-            self._images[(image, here)] += count
-            target = self._target(image)
-            if target is not None and here in _EXECUTABLE:
-                (empty if image.empty else with_code).add(target)
-        if with_code or empty:
-            key = (frozenset(with_code), frozenset(empty - with_code), place is Place.OUTSIDE)
+            self._images[image, here] += count
+        if place in _EXECUTABLE:
+            key = (frozenset(images), place is Place.OUTSIDE)
             if key in self._groups or len(self._groups) < _MAX_GROUPS:
                 self._groups[key] += 1
             else:
@@ -117,10 +112,7 @@ class Tally:
             outside_relocatable=self._count(self._in(Place.OUTSIDE_RELOCATABLE)),
             texts=self._count(self._texts.items()),
             empty=self._count((image, count) for image, count in executable if image.empty),
-            groups=tuple(
-                ContainerGroup(targets=tuple(sorted(full)), empty=tuple(sorted(none)), outside=out, count=count)
-                for (full, none, out), count in sorted(self._groups.items(), key=_group_order)
-            ),
+            groups=self._container_groups(),
             opaque=tuple(
                 OpaqueData(section=name, frames=frames, size_bytes=size)
                 for name, (frames, size) in sorted(self._opaque.items())
@@ -133,6 +125,19 @@ class Tally:
             role=role,
             rocm=rocm,
             deep=deep,
+        )
+
+    def _container_groups(self) -> tuple[ContainerGroup, ...]:
+        merged: Counter[tuple[tuple[CodeTarget, ...], tuple[CodeTarget, ...], bool]] = Counter()
+        for (images, outside), count in self._groups.items():
+            known = [(image, self._target(image)) for image in images if not image.relocatable]
+            full = {target for image, target in known if target is not None and not image.empty}
+            empty = {target for image, target in known if target is not None and image.empty} - full
+            if full or empty:
+                merged[tuple(sorted(full)), tuple(sorted(empty)), outside] += count
+        return tuple(
+            ContainerGroup(targets=full, empty=empty, outside=outside, count=count)
+            for (full, empty, outside), count in sorted(merged.items(), key=lambda item: (-item[1], item[0]))
         )
 
     def _in(self, wanted: Place) -> list[tuple[Image, int]]:
@@ -160,10 +165,3 @@ class Tally:
 
 def _isa(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
-
-
-def _group_order(
-    item: tuple[tuple[frozenset[CodeTarget], frozenset[CodeTarget], bool], int],
-) -> tuple[int, list[CodeTarget], list[CodeTarget]]:
-    (full, none, _), count = item
-    return (-count, sorted(full), sorted(none))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,7 @@ from ongpu.scan.tally import Tally
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _NAME_PARTS: Final = 2
+_WORKERS: Final = 4
 
 
 class _StoredReader:
@@ -39,12 +42,13 @@ def scan_wheel(path: Path, *, deep: bool = True) -> tuple[BinaryCoverage, ...]:
 
     :raises UsageError: when the file is no zip archive. A broken member is a problem of that member alone.
     """
-    return tuple(one for one in _scan_members(path, deep=deep) if one.has_code or one.problems or one.rocm)
+    kept = (one for one in _scan_members(path, deep=deep) if one.has_code or one.problems or one.rocm)
+    return tuple(sorted(kept, key=lambda one: one.path))
 
 
 def scan_wheel_report(path: Path, *, deep: bool = True) -> ScanReport:
     """The same as a report of one package, named by the file's name."""
-    every = tuple(_scan_members(path, deep=deep))
+    every = sorted(_scan_members(path, deep=deep), key=lambda one: one.path)
     kept = tuple(one for one in every if one.has_code or one.problems or one.rocm)
     parts = path.name.split("-")
     name, version = (parts[0], parts[1]) if len(parts) > _NAME_PARTS else (path.stem, "")
@@ -58,10 +62,12 @@ def _scan_members(path: Path, *, deep: bool) -> Iterator[BinaryCoverage]:
         with zipfile.ZipFile(path) as archive:
             members = [one for one in archive.infolist() if not one.is_dir() and may_have_code(one.filename)]
         with FileReader(path) as reader:
-            for member in members:
-                coverage = _scan_member(reader, member, deep=deep)
-                if coverage.format != "other" or coverage.problems:
-                    yield coverage
+            # Inflating lets go of the interpreter lock, so members go side by side, the large ones first.
+            members.sort(key=lambda one: -one.file_size)
+            with ThreadPoolExecutor(max_workers=min(_WORKERS, os.cpu_count() or 1)) as pool:
+                for coverage in pool.map(lambda one: _scan_member(reader, one, deep=deep), members):
+                    if coverage.format != "other" or coverage.problems:
+                        yield coverage
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UsageError(f"{path} is not a readable wheel: {error}.", next_step="Give a .whl file.") from error
 
@@ -84,7 +90,7 @@ def _scan_member(reader: Reader, member: zipfile.ZipInfo, *, deep: bool) -> Bina
             return inflate(reader, start, member.compress_size)
 
         stream = ForwardReader(start_over, member.file_size)
-        return scan_reader(stream, path=member.filename, deep=deep, forward=True)
+        return scan_reader(stream, path=member.filename, deep=deep)
     except MalformedError as error:
         tally = Tally()
         tally.problem(str(error))
