@@ -201,9 +201,8 @@ def _conda_problems(prefix: Path, packages: tuple[Package, ...]) -> list[str]:
     if torch is None or torch.installer in {None, "conda"}:
         return []
     if any((prefix / "conda-meta").glob("pytorch-[0-9]*.json")) or any((prefix / "conda-meta").glob("libtorch-*.json")):
-        return [
-            f"torch {torch.version} was put by {torch.installer} over the one conda installed: two installers, one folder"
-        ]
+        who = f"put by {torch.installer} over the one conda installed"
+        return [f"torch {torch.version} was {who}: two installers keep one folder"]
     return []
 
 

@@ -188,7 +188,7 @@ class Index:
 
     def _page(self, folder: Path) -> str:
         rows = []
-        for file in sorted(folder.glob("*.whl")):
+        for file in sorted((*folder.glob("*.whl"), *folder.glob("*.tar.gz"))):
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
             if file.name in self.wrong_hash:
                 digest = hashlib.sha256(b"something else").hexdigest()

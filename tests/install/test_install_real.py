@@ -324,6 +324,25 @@ def test_a_project_that_does_not_build(world: Any) -> None:
     assert world.left() == [".venv-gpu.failed.log", "backend"]
 
 
+def test_what_builds_against_torch_builds_against_the_decided_one(world: Any) -> None:
+    """A build in isolation fetches a torch of its own: unconstrained it would be the newest, here the CPU bait."""
+    folder = world.project()
+    text = (folder / "pyproject.toml").read_text("utf-8")
+    (folder / "pyproject.toml").write_text(text.replace("requires = []", "requires = ['torch']"), "utf-8")
+    backend = (folder / "in_tree_backend.py").read_text("utf-8")
+    look = "import torch\n(pathlib.Path(__file__).parent / 'built_with').write_text(torch.__version__)\n"
+    (folder / "in_tree_backend.py").write_text(backend.replace("HERE =", look + "HERE =", 1), "utf-8")
+    assert world.install(project=folder, extra="training").outcome is Outcome.PROVEN
+    assert (folder / "built_with").read_text() == "2.14.1+cu126"
+
+
+def test_a_build_that_was_ruled_out(world: Any) -> None:
+    world.index.folder.joinpath("pypi", "onlysource").mkdir()
+    world.index.folder.joinpath("pypi", "onlysource", "onlysource-1.0.tar.gz").write_bytes(b"never opened")
+    with pytest.raises(BlockedError):
+        world.install(requirements=("onlysource",), build=False)
+
+
 def test_a_python_that_is_not_there(world: Any) -> None:
     with pytest.raises(UsageError, match=r"Python 3[.]7") as caught:
         world.install(python="3.7", variables={"UV_PYTHON_DOWNLOADS": "never"})
