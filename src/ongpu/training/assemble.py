@@ -48,9 +48,9 @@ def make_model(config: Config, records: Sequence[Record]) -> Model:
     texts = [record.question + record.completion for record in records]
     tokenizer = BytePairTokenizer.from_texts(texts, vocab_size=config.vocab_size)
     if config.model == "gpt2":
-        shape = models.gpt2_shape(end_id=tokenizer.end_id)
+        shape = models.gpt2_shape(end_id=tokenizer.end_id, vocab_multiple=config.vocab_multiple)
     else:
-        shape = models.tiny_shape(vocab_size=-(-tokenizer.size // 64) * 64, end_id=tokenizer.end_id)
+        shape = models.tiny_shape(vocab_size=tokenizer.size, end_id=tokenizer.end_id)
     return Model(network=models.build(shape, seed=config.seed), tokenizer=tokenizer, native=True)
 
 

@@ -48,6 +48,8 @@ class Config:
     """``fail`` or ``skip`` (with a count)."""
     vocab_size: int = 2048
     """Largest vocabulary of a tokenizer made from the data."""
+    vocab_multiple: int = 1
+    """The token table's rows are a multiple of this: bfloat16 products are faster with 64. ``tiny`` always takes 64."""
     precision: str = "float32"
     """``float32`` (no TF32), or ``bfloat16`` (float32 master weights and optimizer state, bfloat16 arithmetic)."""
     packing: bool = False
@@ -115,6 +117,7 @@ RULES: Final[Mapping[str, _Rule]] = {
     "loss_on": _one_of("text", "completion"),
     "on_bad_record": _one_of("fail", "skip"),
     "vocab_size": _number("between 300 and 50257", lambda value: 300 <= value <= 50257),
+    "vocab_multiple": _number("between 1 and 1024", lambda value: 1 <= value <= 1024),
     "precision": _one_of("float32", "bfloat16"),
     "loss_chunk_tokens": _COUNT,
     "cuda_graph": _one_of("auto", "always", "never"),

@@ -100,6 +100,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 def _run(
     config: Config, folder: RunFolder, console: Console, *, asked: _Asked, warned: Sequence[str], began: float
 ) -> None:
+    started_at = time.time() - (time.perf_counter() - began)
     variables = dict(os.environ)
     torch = _torch()
     from ongpu.training import assemble, policy  # noqa: PLC0415 - imports torch
@@ -140,6 +141,7 @@ def _run(
         )
     done = _resume(job, console) if asked.resume else 0
     facts: dict[str, object] = {
+        "started_at": started_at,
         "config": dataclasses.asdict(config),
         "data": {"name": source.name, "sha256": source.sha256, "records": len(source.records)},
         "skipped_lines": [one.number for one in source.skipped],

@@ -65,14 +65,22 @@ LAYER_NORM_EPSILON: Final = 1e-5
 INITIAL_STD: Final = 0.02
 
 
-def gpt2_shape(*, end_id: int) -> GPT2Shape:
-    """The 124M shape (Radford et al. 2019, the small model): 124,439,808 parameters."""
-    return GPT2Shape(vocab_size=50257, context_length=1024, width=768, layers=12, heads=12, end_id=end_id)
+def gpt2_shape(*, end_id: int, vocab_multiple: int = 1) -> GPT2Shape:
+    """The 124M shape (Radford et al. 2019, the small model): 124,439,808 parameters where ``vocab_multiple`` is 1."""
+    return GPT2Shape(
+        vocab_size=_round_up(50257, vocab_multiple), context_length=1024, width=768, layers=12, heads=12, end_id=end_id
+    )
 
 
 def tiny_shape(*, vocab_size: int, end_id: int) -> GPT2Shape:
     """The embedded default: some 3.8 million parameters with a vocabulary of 2,048."""
-    return GPT2Shape(vocab_size=vocab_size, context_length=512, width=256, layers=4, heads=4, end_id=end_id)
+    return GPT2Shape(
+        vocab_size=_round_up(vocab_size, 64), context_length=512, width=256, layers=4, heads=4, end_id=end_id
+    )
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 class Embedding(nn.Module):

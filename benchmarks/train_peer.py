@@ -1,0 +1,115 @@
+"""Our training as one more peer of the benchmark of SFT frameworks: one process, one ``RESULT {json}`` line.
+
+Run by ``benchmarks/train_plan.sh`` in the benchmark's folder, which gives ``--peer NAME``, ``PEER_T0`` (process
+start) and ``PEER_CEILING``. Every figure is computed from ``metrics.jsonl`` and ``run.json`` of the run;
+saving is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from ongpu.training.main import main as train
+
+
+def options() -> argparse.Namespace:
+    """The command line: benchmark's names where it has them, ``--set key=value`` for the configuration."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", required=True)
+    parser.add_argument("--steps", type=int, default=40, help="timed steps")
+    parser.add_argument("--warmup", type=int, default=10, help="steps before them")
+    parser.add_argument("--semantics", default="exact-docs")
+    parser.add_argument("--model", default="gpt2", help="the benchmark's name of the shape, for its FLOP formula")
+    parser.add_argument("--data", type=Path, default=Path("data/train.jsonl"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+def run(given: argparse.Namespace) -> int:
+    """Train, then print the result."""
+    settings = {
+        "model": "gpt2",
+        "precision": "bfloat16",
+        "learning_rate": "3.0e-4",
+        "weight_decay": "0.0",
+        "vocab_multiple": "64",
+        "max_seq_length": "256",
+        "packing": "true",
+        "log_every": "10",
+        **dict(one.partition("=")[::2] for one in given.set),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        config, output = Path(folder, "config.yaml"), Path(folder, "run")
+        config.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()), "utf-8")
+        total = given.warmup + given.steps
+        argv = ["--config", config, "--output", output, "--dataset", given.data, "--device", "cuda", "--explain"]
+        status = train([*map(str, argv), "--max_steps", str(total)])
+        if status:
+            return status
+        steps = [json.loads(line) for line in (output / "metrics.jsonl").read_text("utf-8").splitlines()]
+        facts = json.loads((output / "run.json").read_text("utf-8"))
+        records = int(settings.get("batch_size", 8))
+    print("RESULT " + json.dumps(result(given, settings, steps, facts, records)), flush=True)
+    return 0
+
+
+def result(
+    given: argparse.Namespace,
+    settings: dict[str, str],
+    steps: list[dict[str, Any]],
+    facts: dict[str, Any],
+    records: int,
+) -> dict[str, Any]:
+    """The fields the benchmark's summary reads."""
+    sys.path.insert(0, str(Path.cwd()))
+    common: Any = importlib.import_module("common")
+    model = common.model_cfg(given.model)
+    stats = common.doc_stats(common.load_docs())
+    flops = common.flops_per_token(model, stats["avg_ctx"])
+    timed = steps[given.warmup :]
+    seconds, tokens = sum(one["seconds"] for one in timed), sum(one["tokens"] for one in timed)
+    began_at = float(os.environ.get("PEER_T0") or facts["started_at"])
+    first_s = facts["started_at"] + facts["set_up_seconds"] - began_at
+    peak = common.peak_tflops() * 1e12
+    return {
+        "peer": given.peer,
+        "ok": True,
+        "model": given.model,
+        "precision": "bf16" if settings["precision"] == "bfloat16" else "fp32",
+        "semantics": given.semantics,
+        "steps": len(steps),
+        "timed_steps": len(timed),
+        "batch_samples": records,
+        "wall_s": round(seconds, 4),
+        "step_ms": round(1e3 * seconds / len(timed), 3),
+        "real_tokens": tokens,
+        "real_tokens_per_s": round(tokens / seconds, 1),
+        "samples_per_s": round(records * len(timed) / seconds, 2),
+        "mfu_vs_measured_peak": round(tokens * flops / seconds / peak, 4),
+        "measured_peak_tflops": round(peak / 1e12, 1),
+        "flops_per_token": flops,
+        "peak_mem_gb": round(max(one["memory_reserved_bytes"] for one in steps) / 1e9, 2),
+        "first_loss": round(steps[0]["loss"], 4),
+        "last_loss": round(sum(one["loss"] for one in steps[-5:]) / 5, 4),
+        "t_setup_s": round(facts["set_up_seconds"], 2),
+        "ttfs_s": round(first_s, 2),
+        "wall50_s": round(first_s + sum(one["seconds"] for one in steps[1:50]), 2),
+        "wall50_measured": len(steps) >= 50,
+        "saving_s": round(facts["saving_seconds"], 2),
+        "choices": facts["choices"],
+        "torch": facts["torch"],
+        "device": facts["device_name"],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run(options()))
