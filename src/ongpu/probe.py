@@ -17,7 +17,7 @@ from ongpu.machine import facts
 from ongpu.machine.host import Host, PlatformFacts
 from ongpu.machine.libcuda import CudaDevice, LibcudaReading, ask_libcuda
 from ongpu.machine.nvml import Nvml, NvmlDevice
-from ongpu.machine.process import Processes
+from ongpu.machine.process import Processes, RealProcesses
 from ongpu.machine.pythons import ask_python, find_pythons
 
 _T = TypeVar("_T")
@@ -104,9 +104,14 @@ def probe(
         nvml_asked = pool.submit(_nvml, nvml)
         pythons_asked = pool.submit(find_pythons, host, processes) if list_pythons else None
         machine = _system(host, known, environment, notes)
-        cuda_found, cuda_notes = cuda_asked.result()
-        driver_version, listed, nvml_notes = nvml_asked.result()
-        pythons, python_notes = pythons_asked.result() if pythons_asked else ((), ())
+        try:
+            cuda_found, cuda_notes = cuda_asked.result()
+            driver_version, listed, nvml_notes = nvml_asked.result()
+            pythons, python_notes = pythons_asked.result() if pythons_asked else ((), ())
+        except KeyboardInterrupt:
+            if isinstance(processes, RealProcesses):  # else the pool would wait for children that may hang
+                processes.end_all()
+            raise
     notes.taken += [*nvml_notes, *cuda_notes, *python_notes]
     devices = tuple(_device(one) for one in listed)
     if not devices and cuda_found is not None:

@@ -118,6 +118,30 @@ def test_an_interrupt_ends_the_tree_and_is_raised() -> None:
     assert wait_gone(pids[0])
 
 
+def test_all_children_can_be_ended_from_another_thread() -> None:
+    door = RealProcesses(term_grace_s=1.0)
+    pids: list[int] = []
+    errors: list[str] = []
+
+    def wait() -> None:
+        try:
+            door.run(python("import time; time.sleep(300)"), timeout_s=None, on_start=pids.append)
+        except DoorError as error:
+            errors.append(error.code)
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while len(pids) < 3:
+        time.sleep(0.01)
+    door.end_all()
+    for thread in threads:
+        thread.join(30)
+    assert errors == ["interrupted"] * 3
+    assert all(map(wait_gone, pids))
+    assert door.run(python("print(1)"), timeout_s=30).status == 0, "what is started later is not touched"
+
+
 def test_what_a_callback_raises_ends_the_child_and_reaches_the_caller() -> None:
     pids: list[int] = []
 

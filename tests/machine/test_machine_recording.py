@@ -16,7 +16,8 @@ from ongpu.errors import DoorError
 from ongpu.machine.host import RealHost
 from ongpu.machine.nvml import BoundedNvml, Nvml, NvmlDevice, ProcessMemory, code_name
 from ongpu.machine.process import Completed, RealProcesses
-from ongpu.machine.recording import Book, RecordingHost, RecordingProcesses, Replay, recorded_opening
+from ongpu.machine.recording import Book, RecordingHost, RecordingProcesses, recorded_opening
+from ongpu.machine.replay import Replay
 from ongpu.machine.smi import TEXT_LIMIT_BYTES, nvidia_smi_text, read_nvml, render
 
 DEVICE = NvmlDevice(

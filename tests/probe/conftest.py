@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 STANDINS = Path(__file__).parents[1] / "standins"
+
+
 PROBE = """
 import json, os, sys
 from pathlib import Path
@@ -32,6 +34,12 @@ machine = probe(
 blocked = diagnose_blocked(machine)
 print(json.dumps(msgspec.to_builtins({"machine": machine, "blocked": blocked}, enc_hook=str)))
 """
+
+
+@pytest.fixture
+def program() -> str:
+    """The program of a child that probes with whatever drivers its environment gives it."""
+    return PROBE
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="stand-ins are ELF libraries")]
@@ -169,3 +172,24 @@ def test_a_call_that_hangs_after_the_start_ends_within_the_limit_and_so_do_all_l
     text = readings(drivers, "late-hang")
     assert "SM utilization:      not readable (timeout)" in text
     assert "compute processes:   not readable (timeout)" in text
+
+
+def test_an_interrupt_while_a_driver_hangs_ends_the_children_at_once(drivers: Path, program: str) -> None:
+    code = program.replace("2.0", "500.0")
+    environment = {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(drivers),
+        "STANDIN_CUDA": "hang",
+        "STANDIN_NVML": "hang",
+    }
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True) as child:
+        asking: list[psutil.Process] = []
+        while len(asking) < 2:
+            assert child.poll() is None
+            time.sleep(0.05)
+            asking = psutil.Process(child.pid).children()
+        child.send_signal(signal.SIGINT)
+        _, stderr = child.communicate(timeout=60)
+    assert stderr.rstrip().endswith("KeyboardInterrupt")
+    gone, alive = psutil.wait_procs(asking, timeout=10)
+    assert (len(gone), alive) == (2, [])

@@ -14,7 +14,7 @@ from ongpu.errors import DoorError
 from ongpu.machine.host import PlatformFacts
 from ongpu.machine.nvml import Nvml
 from ongpu.machine.process import Completed
-from ongpu.machine.recording import Replay
+from ongpu.machine.replay import Replay
 from ongpu.probe import VARIABLES, probe
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import signal
 import subprocess
 import sys
 import threading
@@ -18,15 +16,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
-
-import psutil
+from typing import Protocol
 
 from ongpu.errors import DoorError
-
-# What is kept of each stream: the last 64 MiB. A child that prints without end must not fill the memory.
-_KEPT_BYTES = 64 << 20
-_CHUNK_BYTES = 1 << 16
+from ongpu.machine.child import Pumps, Tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +80,18 @@ class RealProcesses:
     def __init__(self, *, term_grace_s: float = 5.0, drain_s: float = 2.0) -> None:
         self._term_grace_s = term_grace_s
         self._drain_s = drain_s
+        self._running: set[threading.Event] = set()
+        self._lock = threading.Lock()
+
+    def end_all(self) -> None:
+        """End every child that runs now, whichever thread waits for it.
+
+        For whoever is interrupted while other threads wait: an interrupt reaches the main thread alone. Those
+        threads get a :class:`DoorError` of code ``interrupted``.
+        """
+        with self._lock:
+            for ended in self._running:
+                ended.set()
 
     def run(
         self,
@@ -100,16 +105,35 @@ class RealProcesses:
     ) -> Completed:
         """Run a child to its end; see :meth:`Processes.run`."""
         command = tuple(os.fspath(word) for word in argv)
+        asked_to_end = threading.Event()
+        with self._lock:
+            self._running.add(asked_to_end)
+        try:
+            child = _start(command, env=env, cwd=cwd)
+            return self._lead(child, command, asked_to_end, timeout_s=timeout_s, on_output=on_output, on_start=on_start)
+        finally:
+            with self._lock:
+                self._running.discard(asked_to_end)
+
+    def _lead(
+        self,
+        child: subprocess.Popen[bytes],
+        command: tuple[str, ...],
+        asked_to_end: threading.Event,
+        *,
+        timeout_s: float | None,
+        on_output: Callable[[bytes], None] | None,
+        on_start: Callable[[int], None] | None,
+    ) -> Completed:
         started = time.monotonic()
-        child = _start(command, env=env, cwd=cwd)
-        tree = _Tree(child, grace_s=self._term_grace_s)
-        pumps = _Pumps(child, on_output)
+        tree = Tree(child, grace_s=self._term_grace_s)
+        pumps = Pumps(child, on_output)
         timed_out = False
         try:
             if on_start is not None:
                 on_start(child.pid)
             deadline = None if timeout_s is None else started + timeout_s
-            while child.poll() is None and pumps.failure is None:
+            while child.poll() is None and pumps.failure is None and not asked_to_end.is_set():
                 left = 0.2 if deadline is None else min(0.2, deadline - time.monotonic())
                 if left <= 0:
                     timed_out = True
@@ -117,7 +141,7 @@ class RealProcesses:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(timeout=left)
             ended = time.monotonic()
-            cut_short = timed_out or pumps.failure is not None
+            cut_short = timed_out or pumps.failure is not None or asked_to_end.is_set()
             if cut_short or not (pumps.finish(self._drain_s) and tree.gone(within_s=self._drain_s)):
                 tree.end()
         finally:
@@ -127,6 +151,8 @@ class RealProcesses:
             pumps.stop()
         if pumps.failure is not None:
             raise pumps.failure
+        if asked_to_end.is_set():
+            raise DoorError(door="process", code="interrupted", reason=f"{command[0]} was ended on request")
         return Completed(
             argv=command,
             status=-9 if (status := child.poll()) is None else status,
@@ -164,151 +190,3 @@ def _start(command: tuple[str, ...], *, env: Mapping[str, str] | None, cwd: Path
         raise DoorError(door="process", code="not-executable", reason=f"{command[0]}: {error.strerror}") from error
     except ValueError as error:  # a NUL byte, or '=' in the name of a variable
         raise DoorError(door="process", code="bad-argument", reason=str(error)) from error
-
-
-class _Pumps:
-    """One reading thread a pipe, so that neither can fill up while the other is read."""
-
-    def __init__(self, child: subprocess.Popen[bytes], on_output: Callable[[bytes], None] | None) -> None:
-        assert child.stdout is not None
-        assert child.stderr is not None
-        self.kept = (bytearray(), bytearray())
-        self.dropped_bytes = 0
-        self.failure: BaseException | None = None
-        self._on_output = on_output
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._pump, args=(pipe, kept), daemon=True, name="ongpu-pipe")
-            for pipe, kept in zip((child.stdout, child.stderr), self.kept, strict=True)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _pump(self, pipe: IO[bytes], kept: bytearray) -> None:
-        with pipe:
-            while self._readable(pipe):
-                try:
-                    chunk = os.read(pipe.fileno(), _CHUNK_BYTES)
-                except OSError:  # the other end broke: the same as its end
-                    return
-                if not chunk:
-                    return
-                self._take(chunk, kept)
-
-    def _readable(self, pipe: IO[bytes]) -> bool:
-        """Wait for something to read, in turns short enough to notice that nobody waits for it any more."""
-        if sys.platform == "win32":  # pipes cannot be waited for: the thread ends with the pipe or the tool
-            return not self._stopped.is_set()
-        poller = select.poll()
-        poller.register(pipe.fileno(), select.POLLIN | select.POLLHUP)
-        while not self._stopped.is_set():
-            if poller.poll(100):
-                return True
-        return False
-
-    def _take(self, chunk: bytes, kept: bytearray) -> None:
-        with self._lock:
-            kept += chunk
-            if len(kept) > _KEPT_BYTES + (8 << 20):
-                self.dropped_bytes += len(kept) - _KEPT_BYTES
-                del kept[:-_KEPT_BYTES]
-            if self._on_output is not None and self.failure is None:
-                try:
-                    self._on_output(chunk)
-                except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread and raised there
-                    self.failure = error
-
-    def finish(self, within_s: float) -> bool:
-        """Wait until both pipes have ended; false where somebody still holds one."""
-        deadline = time.monotonic() + within_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
-
-    def stop(self) -> None:
-        """Read what is left of ended pipes, then give the others up."""
-        self.finish(0.5)
-        self._stopped.set()
-        self.finish(0.5)
-
-
-class _Tree:
-    """The child, its group, and its descendants by parent pid."""
-
-    def __init__(self, child: subprocess.Popen[bytes], *, grace_s: float) -> None:
-        self._child = child
-        self._grace_s = grace_s
-
-    def end(self) -> None:
-        """Ask everything to end, and kill what has not within the grace. Reaps the leader, if it dies."""
-        strays = self._descendants()
-        try:
-            self._ask(strays)
-            if self.gone(within_s=self._grace_s, strays=strays):
-                return
-        finally:  # an interrupt during the grace shortens it
-            self._kill([*strays, *self._descendants()])
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                # A process that hangs inside a broken driver does not die even of SIGKILL.
-                self._child.wait(timeout=2.0)
-
-    def gone(self, *, within_s: float, strays: Sequence[psutil.Process] = ()) -> bool:
-        """Whether nothing of the tree runs any more, asked until ``within_s`` seconds have passed."""
-        deadline = time.monotonic() + within_s
-        while True:
-            if self._child.poll() is not None and not self._group() and not any(map(_runs, strays)):
-                return True
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
-
-    def _descendants(self) -> list[psutil.Process]:
-        if self._child.poll() is not None:
-            return []
-        try:
-            return psutil.Process(self._child.pid).children(recursive=True)
-        except psutil.Error:
-            return []
-
-    def _group(self) -> bool:
-        """Whether a process of the group runs (a zombie that nobody reaps does not)."""
-        if sys.platform == "win32":
-            return False
-        try:
-            os.killpg(self._child.pid, 0)
-        except (ProcessLookupError, PermissionError):
-            return False
-        for pid in psutil.pids():
-            with contextlib.suppress(OSError, psutil.Error):
-                if os.getpgid(pid) == self._child.pid and _runs(psutil.Process(pid)):
-                    return True
-        return False
-
-    def _ask(self, strays: Sequence[psutil.Process]) -> None:
-        if sys.platform == "win32":
-            with contextlib.suppress(OSError, ValueError):
-                self._child.send_signal(signal.CTRL_BREAK_EVENT)
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child.pid, signal.SIGTERM)
-        for stray in strays:
-            with contextlib.suppress(psutil.Error):
-                stray.terminate()
-
-    def _kill(self, strays: Sequence[psutil.Process]) -> None:
-        if sys.platform != "win32":
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._child.pid, signal.SIGKILL)
-        for stray in strays:
-            with contextlib.suppress(psutil.Error):
-                stray.kill()
-        with contextlib.suppress(OSError):
-            self._child.kill()
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
