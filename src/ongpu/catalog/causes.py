@@ -10,7 +10,7 @@ import enum
 import functools
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Any, Final
 
@@ -80,6 +80,7 @@ class Rule:
     basis: Basis
     place: str
     next_step: Mapping[str, str]
+    question: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,31 +100,12 @@ DERIVED: Final = frozenset(
         "fact-driver-serves-runtime",
         "fact-torch-cpu",
         "fact-torch-cuda",
-        "fact-pre-turing-gpu",
-        "fact-blackwell-gpu",
+        "fact-gpu-dropped-by-driver",
+        "fact-gpu-pre-turing",
+        "fact-gpu-turing-or-newer",
     }
 )
-_RULE_KEYS: Final = frozenset(
-    [
-        "id",
-        "cause",
-        "strength",
-        "match",
-        "none",
-        "needs",
-        "unless",
-        "near",
-        "not_near",
-        "within",
-        "after",
-        "made_for",
-        "versions",
-        "source",
-        "basis",
-        "place",
-        "next_step",
-    ]
-)
+_RULE_KEYS: Final = frozenset(field.name for field in fields(Rule))
 
 
 def parse_causes(data: bytes) -> CauseCatalog:
@@ -191,6 +173,7 @@ def _rule(raw: dict[str, Any]) -> Rule:
         basis=Basis(raw["basis"]),
         place=raw["place"],
         next_step=_platforms(raw.get("next_step", ""), where=where),
+        question=raw.get("question", ""),
     )
 
 

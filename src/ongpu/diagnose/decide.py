@@ -27,6 +27,7 @@ from ongpu.domain.verdict import Cause
 _PROGRESS: Final = "context-progress"
 _COMPLETED: Final = "context-completed"
 _GPU_IN_USE: Final = "context-gpu-in-use"
+_ERROR: Final = "context-error"
 _PROGRESS_NEEDED: Final = 3
 _FINDINGS_SHOWN: Final = 8
 
@@ -75,12 +76,29 @@ def diagnose(
     live, rejected = _live(candidates, signals, catalog)
     live, explained = _unexplained(live, catalog)
     rejected += explained
-    if live:
-        return _choose(live, rejected, view)
     quiet = [one for one in candidates if one.cause in _QUIET]
+    on_cpu = [one for one in quiet if one.cause is Cause.SILENT_CPU and one.rule.strength >= Strength.STRONG]
+    if live and not (on_cpu and all(_only_says_no_gpu(one) for one in live)):
+        return _choose(live, rejected, view)
+    rejected += [Rejected(cause=one.cause, reason="a remark, and the run went on on the CPU") for one in live]
+    if _ended_in_error(signals):
+        quiet = on_cpu
     if quiet:
         return _choose(quiet, rejected, view)
     return _undetermined(rejected, view)
+
+
+def _only_says_no_gpu(one: _Candidate) -> bool:
+    """A remark that no GPU is usable, no more: the run may go on without."""
+    return one.cause is Cause.NO_GPU_VISIBLE and one.rule.strength is Strength.WEAK
+
+
+def _ended_in_error(signals: Signals) -> bool:
+    """Whether an error line stands after the last sign of training: such a run is not healthy."""
+    last = max(
+        (signals.fired[name].hits()[-1].line for name in (_PROGRESS, _COMPLETED) if name in signals.fired), default=0
+    )
+    return _count_after(signals, _ERROR, last) > 0
 
 
 def _choose(candidates: list[_Candidate], rejected: list[Rejected], view: _View) -> Diagnosis:
@@ -106,7 +124,7 @@ def _choose(candidates: list[_Candidate], rejected: list[Rejected], view: _View)
         findings=_findings(best, same),
         rejected=_distinct([*rejected, *against], best.cause),
         next_step=_step(best.rule.next_step or fact.next_step, view.where),
-        question=None if sure is Sure.DECISIVE else fact.question or None,
+        question=None if sure is Sure.DECISIVE else best.rule.question or fact.question or None,
         facts=view.facts,
     )
 
@@ -213,7 +231,7 @@ def _unexplained(live: list[_Candidate], catalog: CauseCatalog) -> tuple[list[_C
                 other
                 for other in live
                 if one.cause in catalog.causes[other.cause].explains
-                and other.rule.strength >= min(one.rule.strength, Strength.STRONG)
+                and other.rule.strength >= one.rule.strength
                 and one.cause not in {other.cause}
             ),
             None,

@@ -37,7 +37,10 @@ FACT_LITERALS: Final = tuple(
         "compute_cap",
         "python version",
         "libcuda reported version",
+        "10de:",
+        ") - (",
         "wsl2",
+        "microsoft-standard",
         "c:\\",
         "win_amd64",
     )
@@ -48,7 +51,7 @@ _KEPT: Final = 16
 _DRIVER: Final = re.compile(
     r"(?:driver version|kmd version|kernel modules?|nvrm version|dso version|libcuda reported version is|"
     r"kernel reported version is|api mismatch: the client has the version|has the version)"
-    r"[^0-9\n]{0,60}(\d{3}\.\d{2,3}(?:\.\d{2,3})?)\b",
+    r"[^0-9\n]{0,60}(?:x86_64|aarch64)?\s{0,8}(\d{3}\.\d{2,3}(?:\.\d{2,3})?)\b",
     re.IGNORECASE,
 )
 _CUDA_CEILING: Final = re.compile(r"(?:\bcuda version: |cuda umd version: )\s{0,4}(\d{1,2}\.\d)\b", re.IGNORECASE)
@@ -79,8 +82,15 @@ _CAPABILITY: Final = re.compile(
     r"capability[:=] ?|compute_cap[: ]{0,3})\(?(\d{1,2})[., ]{0,2}(\d)\b",
     re.IGNORECASE,
 )
+# A line that states what is asked for, not what the device is.
+_DEMAND: Final = re.compile(
+    r"requires? |required|minimum|at least|only support|or higher|or newer|or above", re.IGNORECASE
+)
 _TARGETS_LINE: Final = re.compile(r"(?:supports cuda capabilities|arch[_ ]list)", re.IGNORECASE)
 _TARGET: Final = re.compile(r"\b((?:sm|compute)_\d{2,3}[af]?)\b")
+_RANGE: Final = re.compile(r"\((\d{1,2}\.\d)\) - \((\d{1,2}\.\d)\)")
+_SUPPORTS: Final = re.compile(r"- (\d{1,2})\.(\d) which supports hardware CC")
+_PCI: Final = re.compile(r"\b10de:([0-9a-f]{4})\b", re.IGNORECASE)
 _PYTHON: Final = re.compile(r"python version: (3\.\d{1,2})", re.IGNORECASE)
 
 
@@ -93,8 +103,11 @@ class FactReader:
 
     def _note(self, kind: str, value: str) -> None:
         values = self._found.setdefault(kind, [])
-        if value not in values and len(values) < _KEPT:
-            values.append(value)
+        if value in values:
+            values.remove(value)
+        elif len(values) == _KEPT:
+            values.pop(0)
+        values.append(value)
 
     def read(self, piece: bytes) -> None:
         """Read one cleaned line."""
@@ -112,17 +125,23 @@ class FactReader:
             self._note("torch_versions", match[1])
         for match in _GPU.finditer(line):
             self._note("gpus", match[1].strip())
-        for match in _CAPABILITY.finditer(line):
+        for match in _CAPABILITY.finditer(line) if not _DEMAND.search(line) else ():
             self._note("compute_capabilities", f"{int(match[1])}.{match[2]}")
         if _TARGETS_LINE.search(line):
             for match in _TARGET.finditer(line):
                 self._note("code_targets", match[1])
+        for match in _SUPPORTS.finditer(line):
+            self._note("code_targets", f"sm_{match[1]}{match[2]}")
+        for match in _RANGE.finditer(line):
+            self._note("capability_ranges", f"{match[1]}-{match[2]}")
+        for match in _PCI.finditer(line):
+            self._note("pci_ids", match[1].lower())
         for match in _PYTHON.finditer(line):
             self._note("python_versions", match[1])
         self._read_platform(line.lower())
 
     def _read_platform(self, line: str) -> None:
-        if "wsl2" in line:
+        if "wsl2" in line or "microsoft-standard" in line:
             self._platform = "wsl"
         elif self._platform is None and ("c:\\" in line or "win_amd64" in line):
             self._platform = "windows"

@@ -35,11 +35,12 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the log says of the machine, each value once, in the order it was met. Nothing here is verified.
+    """What the log says of the machine, each value once, the one named last at the end. Nothing here is verified.
 
     ``driver_versions`` are kernel-mode versions; ``cuda_driver_versions`` the ceiling that ``nvidia-smi`` prints
     and torch names by number; ``cuda_runtime_versions`` what torch was built with; ``code_targets`` the list torch
-    says it was built for.
+    says it was built for, ``capability_ranges`` the same as ``8.0-12.0``; ``pci_ids`` the device ids of NVIDIA's
+    vendor number.
     """
 
     gpus: tuple[str, ...] = ()
@@ -49,6 +50,8 @@ class Facts:
     torch_versions: tuple[str, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     code_targets: tuple[str, ...] = ()
+    capability_ranges: tuple[str, ...] = ()
+    pci_ids: tuple[str, ...] = ()
     python_versions: tuple[str, ...] = ()
     platform: str | None = None
 
