@@ -33,6 +33,7 @@ class FakeClock:
 
     wall: float = 1_763_800_000.0
     mono: float = 5_000.0
+    jumps: list[float] = field(default_factory=list)
 
     def wall_s(self) -> float:
         """Seconds since the epoch."""
@@ -46,7 +47,7 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
-        self.wall += seconds
+        self.wall += seconds + (self.jumps.pop() if self.jumps else 0.0)
         self.mono += seconds
 
 
@@ -166,10 +167,11 @@ class Samples:
         ended: str = "completed",
         status: int = 0,
         more: Mapping[str, str] | None = None,
+        clock_jumps_s: tuple[float, ...] = (),
     ) -> tuple[Path, Journal]:
         """Everything of a run but its seal."""
         folder = self.root / name
-        clock = FakeClock(wall=1_763_800_000.0 + 1000 * seed, mono=5_000.0 + 10 * seed)
+        clock = FakeClock(wall=1_763_800_000.0 + 1000 * seed, mono=5_000.0 + 10 * seed, jumps=list(clock_jumps_s))
         journal = Journal.create(folder, clock=clock, redact=lambda text: text)
         _Run(journal=journal, clock=clock, rng=random.Random(seed), ended=ended).write(
             simulated=simulated, nonce=nonce, status=status

@@ -317,6 +317,71 @@ def test_a_really_full_disk_keeps_room_for_the_last_word(tmp_path: Path) -> None
         subprocess.run(["umount", disk], check=True)
 
 
+def test_a_journal_that_has_grown_too_long_says_so(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path / "run", clock=SystemClock(), redact=plainly, stream_limit_bytes=4000)
+    numbers = [journal.record("energy", {"n": n}) for n in range(100)]
+    end = journal.record("run.end", {"end": "completed"})
+    observations = journal.observations()
+    journal.close()
+    (full,) = [one for one in observations if one.kind == "journal.full"]
+    assert set(numbers[full.seq :]) == {full.seq}, "dropped readings are given the number of what says so"
+    assert end == full.seq + 1 == len(observations) - 1
+
+
+# C50: folders that cannot take evidence. (Root may write anywhere, so a read-only folder is a file system's matter.)
+@pytest.mark.parametrize("name", ["x" * 300, "proc"])
+def test_folders_that_cannot_be_made(tmp_path: Path, name: str) -> None:
+    folder = Path("/proc/ongpu-evidence") if name == "proc" else tmp_path / name
+    with pytest.raises(UsageError, match="cannot take evidence") as caught:
+        start(folder)
+    assert "--evidence" in caught.value.next_step
+
+
+# C52: no file descriptors left.
+def test_no_descriptors_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fired = []
+
+    def none_left(*_args: object, **_more: object) -> int:
+        fired.append(1)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", none_left)
+        with pytest.raises(UsageError, match="Too many open files"):
+            start(tmp_path / "run")
+    assert fired
+    start(tmp_path / "run").close()
+
+
+# C53: the wall clock jumps both ways and the machine sleeps; durations rest on the monotonic clock.
+def test_a_clock_that_jumps_is_told_and_changes_no_duration(samples: Samples) -> None:
+    folder, journal = samples.write("a", clock_jumps_s=(3600.0, -7200.0))
+    from ongpu.evidence.seal import seal
+
+    seal(folder, journal, verdict=recompute(journal.observations()))
+    report = samples.check(folder)
+    assert (report.answer, report.outcome) == ("accepted", "proven")
+    assert any("wall clock was changed" in note for note in report.notes)
+    still = samples.bundle("b")
+    durations = [json.loads((one / "manifest.json").read_text())["predicate"]["duration_us"] for one in (folder, still)]
+    assert durations[0] == durations[1]
+
+
+# C54: odd names and a C locale.
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["emoji \U0001f525", "new\nline", "-dash", "x" * 200, "caf\u00e9"])
+def test_odd_folder_names_in_a_c_locale(samples: Samples, name: str) -> None:
+    folder = samples.root / name
+    script = WRITER.replace("while True:", "for _ in range(3):")
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", script, folder], env=environment, capture_output=True, check=True)
+    assert done.stdout == b"ready\n"
+    recover(folder, clock=SystemClock(), boot_id="x", redact=plainly)
+    assert samples.check(folder).answer == "accepted"
+    for path in folder.iterdir():
+        path.read_text("utf-8")
+
+
 # C47 and C51: a supervisor that is killed leaves a journal that is free again and can be sealed.
 WRITER = """
 import sys, time
@@ -327,7 +392,7 @@ journal = Journal.create(Path(sys.argv[1]), clock=SystemClock(), redact=lambda t
 journal.record("run.start", {**new_start(profile="run", simulated=False, tool_version="0", boot_id="x")})
 print("ready", flush=True)
 while True:
-    journal.record("nvml.sample", {"role": "train", "n": 0, "t_mono": 1.0, "devices": []})
+    journal.record("nvml.sample", {"role": "train", "n": 0, "t_mono": time.monotonic(), "devices": []})
 """
 
 

@@ -19,6 +19,7 @@ from typing import Final, Protocol, Self
 
 from ongpu.domain.witness import Observation
 from ongpu.errors import UsageError, WorkError
+from ongpu.evidence.archive import DEFAULT_LIMITS
 from ongpu.evidence.chain import GENESIS, MAX_LINE_BYTES, STREAMED, JournalError, link, read_journal, scan_journal
 from ongpu.evidence.cleaning import clean
 
@@ -29,6 +30,8 @@ JOURNAL_NAME: Final = "journal.jsonl"
 _SYNC_EVERY_S: Final = 1.0
 # Held back on the disk so that a run that fills it can still say so and be sealed.
 _RESERVE_BYTES: Final = 1 << 18
+# Streamed records stop here, so that a checker still takes the journal and the events behind them have room.
+_STREAM_LIMIT_BYTES: Final = DEFAULT_LIMITS.journal_bytes - (4 << 20)
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -76,7 +79,9 @@ def _is_free(folder: Path) -> bool:
 class Journal:
     """An open journal. Make one with :meth:`create`; it is a ``Recorder`` and may be shared between threads."""
 
-    def __init__(self, folder: Path, fd: int, *, clock: Clock, redact: Callable[[str], str]) -> None:
+    def __init__(
+        self, folder: Path, fd: int, *, clock: Clock, redact: Callable[[str], str], stream_limit_bytes: int
+    ) -> None:
         self._folder = folder
         self._fd = fd
         self._clock = clock
@@ -91,10 +96,21 @@ class Journal:
         self._closed = False
         self._dropped_bytes = 0
         self._run_id: object = None
+        self._stream_limit_bytes = stream_limit_bytes
+        self._full_seq: int | None = None
 
     @classmethod
-    def create(cls, folder: Path, *, clock: Clock, redact: Callable[[str], str]) -> Self:
+    def create(
+        cls,
+        folder: Path,
+        *,
+        clock: Clock,
+        redact: Callable[[str], str],
+        stream_limit_bytes: int = _STREAM_LIMIT_BYTES,
+    ) -> Self:
         """Make ``folder`` (mode 0700) or take it where it is empty, and start a journal in it.
+
+        Beyond ``stream_limit_bytes`` streamed records are dropped, which one ``journal.full`` record says.
 
         Raises :class:`UsageError` where the folder is taken, is a link or a file, or cannot be written: nothing
         of it has been touched then.
@@ -109,7 +125,7 @@ class Journal:
             raise _unwritable(folder, error) from error
         try:
             lock(fd)
-            journal = cls(folder, fd, clock=clock, redact=redact)
+            journal = cls(folder, fd, clock=clock, redact=redact, stream_limit_bytes=stream_limit_bytes)
             journal._reserve_fd = _reserve(folder)
             sync_folder(folder)
         except OSError as error:
@@ -148,7 +164,7 @@ class Journal:
             raise
         if reading.torn_bytes:
             os.ftruncate(fd, reading.good_bytes)
-        journal = cls(folder, fd, clock=clock, redact=redact)
+        journal = cls(folder, fd, clock=clock, redact=redact, stream_limit_bytes=_STREAM_LIMIT_BYTES)
         journal._dropped_bytes = reading.torn_bytes
         journal._seq = len(reading.observations)
         journal._head = reading.head
@@ -190,6 +206,8 @@ class Journal:
             if self._closed:
                 raise WorkError("The journal is closed.", next_step="Record observations before the bundle is sealed.")
             try:
+                if kind in STREAMED and self._length_bytes >= self._stream_limit_bytes:
+                    return self._say_full()
                 return self._append(kind, cleaned)
             except OSError as error:
                 self._give_back_reserve()
@@ -254,6 +272,13 @@ class Journal:
             self._synced_at_s = mono_s
         return seq
 
+    def _say_full(self) -> int:
+        """What counts its records will find some missing, so a run that comes here is not proven by them."""
+        if self._full_seq is None:
+            limit = {"limit_bytes": self._stream_limit_bytes, "reason": "later readings were dropped"}
+            self._full_seq = self._append("journal.full", limit)
+        return self._full_seq
+
     def _write(self, data: bytes) -> None:
         left = memoryview(data)
         try:
@@ -286,7 +311,11 @@ def _read_all(fd: int) -> bytes:
 
 
 def _take_folder(folder: Path) -> None:
-    if folder.is_symlink():
+    try:
+        linked = folder.is_symlink()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    if linked:
         raise UsageError(
             f"{folder} is a symbolic link; evidence is written into a real folder only.",
             next_step="Name a folder that does not exist yet with --evidence.",

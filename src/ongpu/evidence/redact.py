@@ -53,7 +53,7 @@ _PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     ("token", r"\bsk-[A-Za-z0-9_-]{16,}"),
     ("token", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
     ("token", r"\b(?:pypi-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{30,}|AIza[A-Za-z0-9_-]{35}|dop_v1_[a-f0-9]{64})"),
-    ("token", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"),
+    ("token", r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"),
     (
         "authorization",
         r"(?i)(?P<keep>authorization['\"]?\s*[:=]\s*['\"]?)(?:bearer|basic|token) +[A-Za-z0-9._~+/=-]{8,}",
