@@ -368,12 +368,20 @@ def computed_on_gpu(case: Case) -> Answer:
         return unknown("the driver listed no process of this command with more memory than a bare context takes")
     if case.w4.state is not WitnessState.CONFIRMED:
         return unknown(f"memory was held, but W4 {case.w4.state.value}: {case.w4.reason}")
-    (pid, uuid), found = max(lasting.items(), key=lambda one: len(one[1]))
-    return unknown(
-        f"process {pid} held memory on {uuid} and the device used energy above idle, but no per-process utilization "
-        "was read, so the work may have been another program's",
-        *found,
+    working = {key: found for key, found in lasting.items() if key in role.sm_used}
+    if not working:
+        pid, uuid = max(lasting, key=lambda key: len(lasting[key]))
+        return unknown(
+            f"process {pid} held memory on {uuid} and the device used energy above idle, but the driver did not say "
+            "that this process used it: the work may have been another program's",
+            *lasting[(pid, uuid)],
+        )
+    (pid, uuid), found = max(working.items(), key=lambda one: len(one[1]))
+    reason = (
+        f"process {pid} was listed on {uuid} in {len(found)} readings with more memory than a context takes, used its "
+        f"SMs, and the device used energy above idle ({case.w4.reason}). What it computed is not known"
     )
+    return proven(reason, *found[:8], *role.sm_used[(pid, uuid)][:8])
 
 
 def _new_on(role: RoleReadings, key: tuple[int, str]) -> bool:

@@ -160,6 +160,7 @@ class RoleReadings:
     baseline: dict[str, BaselineDevice] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     energy: dict[str, list[tuple[int, float, int]]] = field(default_factory=dict)
+    sm_used: dict[tuple[int, str], list[int]] = field(default_factory=dict)
     tree: dict[int, set[float]] = field(default_factory=dict)
     hooks: dict[str, HookSource] = field(default_factory=dict)
     sampler_numbers: list[int] = field(default_factory=list)
@@ -170,6 +171,11 @@ class RoleReadings:
     expected_sampler_lines: int | None = None
     sampler_error: str | None = None
     hook_files_refused: int = 0
+
+    def known(self, uuid: str) -> str:
+        """The device's UUID as NVML writes it: torch gives the bytes of a part of a split GPU without its ``MIG-``."""
+        bare = uuid.partition("-")[2]
+        return next((one for one in self.baseline if one.partition("-")[2] == bare), uuid)
 
     @property
     def sampler_problem(self) -> str | None:
@@ -307,6 +313,11 @@ def _take_of_role(role: RoleReadings, one: Observation) -> None:
         case "energy":
             for each in _list(data, "devices", one):
                 row = _mapping(each, one)
+                for used in _list(row, "sm_percent", one) if row.get("sm_percent") is not None else ():
+                    entry = _mapping(used, one)
+                    if _whole(entry, "percent", one) > 0:
+                        key = (_whole(entry, "pid", one), _text(row, "uuid", one))
+                        role.sm_used.setdefault(key, []).append(one.seq)
                 if row.get("energy_mj") is not None:
                     reading = (one.seq, _number(data, "t_mono", one), _whole(row, "energy_mj", one))
                     role.energy.setdefault(_text(row, "uuid", one), []).append(reading)

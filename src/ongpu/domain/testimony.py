@@ -175,7 +175,7 @@ def trained(role: RoleReadings) -> tuple[Trained, ...]:
         for sample in role.hooks[name].samples:
             for one in sample.memory:
                 if one.uuid is not None:
-                    points = found.setdefault((name, one.uuid), [])
+                    points = found.setdefault((name, role.known(one.uuid)), [])
                     if one.reserved is not None and one.peak is not None:
                         points.append(Held(t=sample.t, reserved=one.reserved, peak=one.peak))
     return tuple(

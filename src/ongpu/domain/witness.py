@@ -52,7 +52,9 @@ kinds)
 ``nvml.sample``: ``role``, ``n``, ``t_mono``, ``devices`` [{``uuid``, ``memory_used_bytes``,
     ``utilization_percent``, ``power_mw``, ``processes`` [{``pid``, ``used_bytes`` (null: hidden, never 0)}] |
     null}]. Every compute process the driver lists is kept, the run's or not.
-``energy``: ``role``, ``n``, ``t_mono``, ``devices`` [{``uuid``, ``energy_mj`` (since the driver was loaded)}]
+``energy``: ``role``, ``n``, ``t_mono``, ``devices`` [{``uuid``, ``energy_mj`` (since the driver was loaded),
+    ``sm_percent`` [{``pid``, ``percent``}] | null: SM use by process since the reading before. A pid of this
+    list counts only where ``nvml.sample`` lists it too}]
 ``nvml.error``: ``role``, ``n``, ``t_mono``, ``uuid`` | null, ``what``, ``code``, ``reason``: told once each
 ``sampler.end``: ``role``, ``n``, ``t_mono``, ``lines`` (how many came before)
 

@@ -8,9 +8,9 @@ baseline, then obeys lines on stdin:
 ``{"burst": true}``                sample quickly again from now (something began)
 end of file                        last readings, ``sampler.end``, leave
 
-Five times a second for the first ten seconds and after each ``burst``, then once a second; energy at the start,
-at the end and at most once a second between, because reading it is slow (2.7 ms on an H100) and may hold a
-lock of the driver.
+Five times a second for the first ten seconds and after each ``burst``, then once a second (after ten minutes only
+what is new is written); energy and the SM use by process at the start, at the end and at most once a second between,
+because reading them is slow (2.7 and 1.4 ms on an H100) and may hold a lock of the driver.
 """
 
 from __future__ import annotations
@@ -26,13 +26,18 @@ from typing import BinaryIO, TypeVar
 
 from ongpu.errors import DoorError
 from ongpu.guard.tree import Member, Watched
-from ongpu.machine.nvml import Nvml, NvmlDevice, RealNvml
+from ongpu.machine.nvml import BoundedNvml, Nvml, NvmlDevice, RealNvml, UtilizationByProcess
 
 BURST_S = 10.0
 FAST_S = 0.2
 SLOW_S = 1.0
 ENERGY_S = 1.0
-_LOST = frozenset({"NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_UNINITIALIZED", "NVML_ERROR_DRIVER_NOT_LOADED"})
+CALL_TIMEOUT_S = 5.0
+# After this long a reading that says nothing new is written once in KEPT_S only: a night's journal stays small.
+THIN_AFTER_S = 600.0
+KEPT_S = 10.0
+NEWS_BYTES = 16 << 20
+_LOST = frozenset({"NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_UNINITIALIZED", "NVML_ERROR_DRIVER_NOT_LOADED", "timeout"})
 _T = TypeVar("_T")
 
 
@@ -48,9 +53,13 @@ class Sampler:
         open_nvml: Callable[[], Nvml],
         write: Callable[[Mapping[str, object]], None],
         now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._write = write
         self._now = now
+        self._wall = wall
+        self._utilization_since_us: dict[str, int] = {}
+        self._kept: tuple[float, dict[str, tuple[int, dict[int, int]]]] | None = None
         self._n = 0
         self._told: set[tuple[str | None, str, str]] = set()
         self._lost: set[str] = set()
@@ -139,21 +148,48 @@ class Sampler:
                 told[f"{name}_reason"] = reason
         return told
 
-    def sample(self) -> None:
-        """One reading of every device."""
-        if self._nvml is not None and self._devices:
-            nvml = self._nvml
-            self._line("nvml.sample", devices=[self._device(nvml, one.uuid) for one in self._devices])
+    def sample(self, *, sparing: bool = False) -> None:
+        """One reading of every device; a sparing one is written when it says something new, or not for a while."""
+        if self._nvml is None or not self._devices:
+            return
+        nvml = self._nvml
+        told = [self._device(nvml, one.uuid) for one in self._devices]
+        now, gist = self._now(), {str(one["uuid"]): _gist(one) for one in told}
+        if sparing and self._kept and now - self._kept[0] < KEPT_S and not _news(self._kept[1], gist):
+            return
+        self._kept = (now, gist)
+        self._line("nvml.sample", devices=told)
 
     def energy(self) -> None:
-        """One reading of every energy counter."""
+        """One reading of every energy counter, and of who used the SMs since the last."""
         if self._nvml is None or not self._devices:
             return
         told = []
         for one in self._devices:
             value, reason = self._energy_of(self._nvml, one.uuid)
-            told.append({"uuid": one.uuid, "energy_mj": value, **({"energy_reason": reason} if reason else {})})
+            told.append(
+                {
+                    "uuid": one.uuid,
+                    "energy_mj": value,
+                    **({"energy_reason": reason} if reason else {}),
+                    **self._utilization(self._nvml, one.uuid),
+                }
+            )
         self._line("energy", devices=told)
+
+    def _utilization(self, nvml: Nvml, uuid: str) -> dict[str, object]:
+        if not isinstance(nvml, UtilizationByProcess):
+            return {"sm_percent": None, "sm_percent_reason": "NVML_ERROR_FUNCTION_NOT_FOUND"}
+        since_us = self._utilization_since_us.get(uuid, int(self._wall() * 1e6))
+        self._utilization_since_us[uuid] = since_us
+        found, reason = self._read(
+            uuid, "process_utilization", lambda: nvml.process_utilization(uuid, since_us=since_us)
+        )
+        if found is None:
+            return {"sm_percent": None, "sm_percent_reason": reason}
+        recent = [one for one in found if one.at_us > since_us]
+        self._utilization_since_us[uuid] = max((one.at_us for one in recent), default=since_us)
+        return {"sm_percent": [{"pid": one.pid, "percent": one.sm_percent} for one in recent]}
 
     def tree(self, members: list[Member]) -> None:
         """The tree, when it has changed."""
@@ -171,14 +207,15 @@ class Sampler:
     def watch(self, watched: Watched, commands: queue.SimpleQueue[dict[str, object] | None]) -> None:
         """Sample until the commands end (``None``)."""
         burst_until = self._now() + BURST_S
+        thin_at = self._now() + THIN_AFTER_S
         energy_at = 0.0
         while True:
             began = self._now()
             self.tree(watched.look())
-            self.sample()
+            self.sample(sparing=began >= thin_at)
             if began >= energy_at:
                 self.energy()
-                energy_at = began + ENERGY_S
+                energy_at = began + (KEPT_S if began >= thin_at else ENERGY_S)
             pause = FAST_S if self._now() < burst_until else SLOW_S
             try:
                 command = commands.get(timeout=max(0.0, began + pause - self._now()))
@@ -188,9 +225,27 @@ class Sampler:
                 break
             if command.get("burst"):
                 burst_until = self._now() + BURST_S
+                thin_at = max(thin_at, burst_until)
         self.tree(watched.look())
         self.sample()
         self.energy()
+
+
+def _gist(device: Mapping[str, object]) -> tuple[int, dict[int, int]]:
+    """What makes a reading new: the memory in use, and each process with its own."""
+    used, processes = device.get("memory_used_bytes"), device.get("processes")
+    listed = processes if isinstance(processes, list) else []
+    return used if isinstance(used, int) else -1, {one["pid"]: one["used_bytes"] or 0 for one in listed}
+
+
+def _news(before: Mapping[str, tuple[int, dict[int, int]]], now: Mapping[str, tuple[int, dict[int, int]]]) -> bool:
+    for uuid, (used, processes) in now.items():
+        had, listed = before.get(uuid, (-1, {}))
+        if abs(used - had) > NEWS_BYTES or processes.keys() != listed.keys():
+            return True
+        if any(abs(size - listed[pid]) > NEWS_BYTES for pid, size in processes.items()):
+            return True
+    return False
 
 
 def _commands(stdin: BinaryIO, into: queue.SimpleQueue[dict[str, object] | None]) -> None:
@@ -208,7 +263,8 @@ def main(*, stdin: BinaryIO, stdout: BinaryIO, baseline_s: float) -> int:
 
     commands: queue.SimpleQueue[dict[str, object] | None] = queue.SimpleQueue()
     threading.Thread(target=_commands, args=(stdin, commands), daemon=True).start()
-    sampler = Sampler(open_nvml=RealNvml, write=write)
+    # Bounded: a call that hangs becomes an error, and the process tree goes on being told.
+    sampler = Sampler(open_nvml=lambda: BoundedNvml(RealNvml, timeout_s=CALL_TIMEOUT_S), write=write)
     sampler.baseline(baseline_s)
     command = commands.get()
     if command is not None:
