@@ -17,6 +17,7 @@ from ongpu.domain.environment import Environment, InstalledTorch, Package
 from ongpu.domain.machine import PythonInstall
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.errors import BlockedError, OngpuError, RefusedError, UsageError, WorkError
+from ongpu.install.advice import dockerfile_lines, notebook_lines, uv_project_lines
 from ongpu.install.changes import installed_graph, merged, wanted_by_graph
 from ongpu.install.check import check_decision, check_values
 from ongpu.install.failures import failure, shortened
@@ -371,6 +372,8 @@ def test_installed_metadata_knows_who_wants_what() -> None:
     assert installed_graph([package], markers={"python_version": "3.12"}) == {"flax": ("trainer",)}
 
 
+INDEX = "https://download.pytorch.org/whl/cu126"
+
 # --- the judgment over what was read
 
 
@@ -458,3 +461,21 @@ def test_activation_is_told_for_each_system() -> None:
     spaced = [one.command for one in activation_of(Path("my env's"))]
     assert spaced[0] == "source 'my env'\\''s/bin/activate'"
     assert spaced[1] == "& 'my env''s\\Scripts\\Activate.ps1'"
+
+
+def test_the_documented_policy_is_the_policy() -> None:
+    page = (Path(__file__).parents[2] / "docs/install.md").read_text("utf-8")
+    table = page.partition("<!-- policy:")[2].partition("<!-- end -->")[0]
+    rows = [line.strip("|\n ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert rows == [[", ".join(row.names), row.reason, row.source] for row in policy()]
+
+
+def test_the_documented_lines_are_the_lines() -> None:
+    page = (Path(__file__).parents[2] / "docs/install.md").read_text("utf-8")
+    for made in (
+        uv_project_lines(decision(index_url=INDEX), excluded=("flax", "jax", "jaxlib")),
+        dockerfile_lines(decision(index_url=INDEX), python="3.12", project="backend", extra="training"),
+        notebook_lines(decision(index_url=INDEX)),
+    ):
+        for line in made.splitlines():
+            assert line in page, line
