@@ -101,6 +101,7 @@ def main() -> None:
             print(check)
     if nvml is not None:
         nvml.close()
+    book.take("note", "python", [], lambda: str(arguments.python))  # where a replay finds the environment looked at
     title = arguments.title or ", ".join(one.name for one in machine.devices) or "a machine without a GPU"
     arguments.output.write_text(pseudonymised(book.text(title=title), python=arguments.python), "utf-8")
     print(f"wrote {arguments.output}: {len(book.calls)} calls")
