@@ -19,6 +19,7 @@ from ongpu.training.loop import Job
 from ongpu.training.optimizer import AdamW
 from ongpu.training.output import RunFolder
 from ongpu.training.policy import Policy
+from ongpu.training.precision import MasterWeights, Weights
 from ongpu.training.records import Record, Records
 from ongpu.training.step import EagerStep, RecordedStep
 
@@ -114,8 +115,10 @@ def make_job(
     """Everything the loop needs, on its device."""
     kept, apart = split(examples, config)
     network, fill = model.network.to(device), model.tokenizer.end_id
+    network.train()
+    weights = _weights(network, config, device=device, native=model.native)
     optimizer = AdamW(
-        network.parameters(),
+        weights.masters.values(),
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -137,9 +140,9 @@ def make_job(
     return Job(
         config=config,
         device=device,
-        model=network,
+        weights=weights,
         optimizer=optimizer,
-        do_step=_way(network, optimizer, stream, config, policy, device=device),
+        do_step=_way(weights, optimizer, stream, config, policy, device=device),
         stream=stream,
         held_out=HeldOut(apart, batch_size=config.batch_size, fill=fill) if apart else None,
         folder=folder,
@@ -150,12 +153,17 @@ def make_job(
 
 
 def _way(
-    network: Any, optimizer: AdamW, stream: Stream, config: Config, policy: Policy, *, device: str
+    weights: Weights, optimizer: AdamW, stream: Stream, config: Config, policy: Policy, *, device: str
 ) -> EagerStep | RecordedStep:
-    network.train()
     if policy.cuda_graph.taken:
-        return RecordedStep(network, optimizer, stream.step(1), config=config, device=device)
-    return EagerStep(network, optimizer, config=config, device=device)
+        return RecordedStep(weights, optimizer, stream.step(1), config=config, device=device)
+    return EagerStep(weights, optimizer, config=config, device=device)
+
+
+def _weights(network: Any, config: Config, *, device: str, native: bool) -> Weights:
+    if config.precision == "bfloat16" and native:
+        return MasterWeights(network, device=device)
+    return Weights(network, device=device, autocast=config.precision == "bfloat16")
 
 
 def _computed(config: Config, policy: Policy) -> dict[str, object]:

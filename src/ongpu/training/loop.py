@@ -21,7 +21,8 @@ from ongpu.training.batches import Batch, HeldOut, Stream
 from ongpu.training.config import Config
 from ongpu.training.optimizer import AdamW
 from ongpu.training.output import RunFolder
-from ongpu.training.step import arithmetic, learning_rate
+from ongpu.training.precision import Weights
+from ongpu.training.step import learning_rate
 
 _SECOND_SIGNAL_S: Final = 1.0
 
@@ -32,7 +33,7 @@ class Job:
 
     config: Config
     device: str
-    model: Any
+    weights: Weights
     optimizer: AdamW
     do_step: Callable[[Sequence[Batch]], Any]
     stream: Stream
@@ -114,7 +115,7 @@ def train(job: Job, *, done: int, stop: StopRequest, on_step: Callable[[StepReco
     ahead = 1 if job.device == "cuda" else 0
     last_end = time.perf_counter()
     batches = job.stream.step(done + 1) if done < config.max_steps else []
-    job.model.train()
+    job.weights.model.train()
     for step in range(done + 1, config.max_steps + 1):
         if stop.signal_name:
             while flights:
@@ -180,10 +181,11 @@ def _land(job: Job, flight: _Flight, last_end: float, on_step: Callable[[StepRec
 def evaluate(job: Job) -> float:
     """Mean loss in nats over the labels of the records that were held out, one record a row."""
     assert job.held_out is not None
-    job.model.eval()
-    with torch.no_grad(), arithmetic(job.config, job.device):
-        losses = [job.model.loss_sum(batch.ids, batch.labels) for batch in job.held_out.once(job.device)]
-    job.model.train()
+    model = job.weights.model
+    model.eval()
+    with torch.no_grad(), job.weights.arithmetic():
+        losses = [model.loss_sum(batch.ids, batch.labels) for batch in job.held_out.once(job.device)]
+    model.train()
     return float(torch.stack(losses).sum()) / job.held_out.targets
 
 
@@ -210,7 +212,7 @@ def save_checkpoint(job: Job, step: int) -> Any:
     tensors: dict[str, Any] = {"optimizer.step_count": job.optimizer.step_count, "rng.cpu": torch.get_rng_state()}
     if job.device == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    for name, weight in job.model.named_parameters():
+    for name, weight in job.weights.masters.items():
         tensors[f"model.{name}"] = weight
         for key, value in job.optimizer.state.get(weight, {}).items():
             tensors[f"{key}.{name}"] = value
@@ -225,10 +227,11 @@ def restore(job: Job, found: checkpoints.Checkpoint) -> None:
     tensors = checkpoints.load_tensors(found)
     with torch.no_grad():
         job.optimizer.step_count.copy_(tensors["optimizer.step_count"])
-        for name, weight in job.model.named_parameters():
+        for name, weight in job.weights.masters.items():
             weight.copy_(tensors[f"model.{name}"])
             for key, value in job.optimizer.state.get(weight, {}).items():
                 value.copy_(tensors[f"{key}.{name}"])
+    job.weights.publish()
     torch.set_rng_state(tensors["rng.cpu"])
     if job.device == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])

@@ -38,7 +38,7 @@ class ChunkedLoss(torch.autograd.Function):
         weight = head.to(kind)
         total = torch.zeros((), device=hidden.device, dtype=torch.float32)
         to_hidden = torch.empty_like(hidden)
-        to_head = torch.zeros_like(head)
+        to_head = torch.zeros_like(head, dtype=torch.float32)  # chunks are added up in float32
         for start in range(0, hidden.shape[0], chunk_tokens):
             part = slice(start, start + chunk_tokens)
             vectors, wanted = hidden[part].to(kind), labels[part]
@@ -52,6 +52,7 @@ class ChunkedLoss(torch.autograd.Function):
             slope = slope.mul_(real).to(kind)
             to_hidden[part] = slope @ weight
             to_head += slope.t() @ vectors
+        context.head_dtype = head.dtype
         context.save_for_backward(to_hidden, to_head)
         return total
 
@@ -59,7 +60,7 @@ class ChunkedLoss(torch.autograd.Function):
     def backward(context: Any, *gradients: Any) -> tuple[Any, Any, None, None]:
         """Scale what forward kept."""
         to_hidden, to_head = context.saved_tensors
-        return to_hidden * gradients[0], to_head * gradients[0], None, None
+        return to_hidden * gradients[0], (to_head * gradients[0]).to(context.head_dtype), None, None
 
 
 def _autocast(hidden: Any) -> bool:

@@ -158,6 +158,7 @@ def _run(
         with _named_failures(chosen.kind, variables):
             figures = _steps(job, console, done=done, began=began)
             saving = time.perf_counter()
+            job.weights.restore()
             folder.save_model(lambda staged: _write_model(staged, model.network, model.tokenizer))
             figures["saving_seconds"] = time.perf_counter() - saving
         folder.write_state("finished", {**facts, **figures, "held_out_loss": evaluations})

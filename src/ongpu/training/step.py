@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,6 +11,7 @@ import torch
 from ongpu.training.batches import Batch
 from ongpu.training.config import Config
 from ongpu.training.optimizer import AdamW
+from ongpu.training.precision import Weights
 
 _WARM_UP_RUNS: Final = 2
 
@@ -27,18 +27,20 @@ def learning_rate(config: Config, step: int) -> float:
     return config.learning_rate * (left if config.lr_schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left)))
 
 
-def gradients(model: Any, optimizer: AdamW, batches: Sequence[Batch], *, config: Config, device: str) -> Any:
+def gradients(weights: Weights, optimizer: AdamW, batches: Sequence[Batch], *, config: Config) -> Any:
     """Leave the gradients of a step in the weights, and return a tensor (mean loss in nats, gradient norm).
 
     The loss is the mean over all labels of all ``batches``. Where it or the norm is not finite the optimizer is
     told, on the device, to withhold this update and every later one, until somebody reads the loss and stops.
     """
-    total = torch.zeros((), device=device)
-    for batch in batches:
-        with arithmetic(config, device):
-            loss = model.loss_sum(batch.ids, batch.labels, batch.layout, chunk_tokens=config.loss_chunk_tokens)
+    weights.forget_gradients()
+    total = torch.zeros_like(optimizer.withhold)
+    for place, batch in enumerate(batches):
+        with weights.arithmetic():
+            loss = weights.model.loss_sum(batch.ids, batch.labels, batch.layout, chunk_tokens=config.loss_chunk_tokens)
             loss = loss * batch.share
         loss.backward()
+        weights.gather_gradients(first=place == 0)
         total = total + loss.detach()
     norm = torch.nn.utils.clip_grad_norm_(list(optimizer.weights()), config.max_grad_norm or math.inf, foreach=True)
     finite = torch.isfinite(total) & torch.isfinite(norm)
@@ -46,25 +48,18 @@ def gradients(model: Any, optimizer: AdamW, batches: Sequence[Batch], *, config:
     return torch.stack([total, norm])
 
 
-def arithmetic(config: Config, device: str) -> contextlib.AbstractContextManager[Any]:
-    """The precision in which products are computed."""
-    if config.precision == "bfloat16":
-        return torch.autocast(device, torch.bfloat16)
-    return contextlib.nullcontext()
-
-
 class EagerStep:
     """Launch every operation of every step."""
 
-    def __init__(self, model: Any, optimizer: AdamW, *, config: Config, device: str) -> None:
-        self._model, self._optimizer, self._config, self._device = model, optimizer, config, device
+    def __init__(self, weights: Weights, optimizer: AdamW, *, config: Config, device: str) -> None:
+        self._weights, self._optimizer, self._config, self._device = weights, optimizer, config, device
 
     def __call__(self, batches: Sequence[Batch]) -> Any:
         """Do a step; returns (mean loss, gradient norm), on its way on the device."""
         moved = [batch.to(self._device) for batch in batches]
-        result = gradients(self._model, self._optimizer, moved, config=self._config, device=self._device)
+        result = gradients(self._weights, self._optimizer, moved, config=self._config)
         self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._weights.publish()
         return result
 
 
@@ -75,19 +70,21 @@ class RecordedStep:
     optimizer steps sees each of them with its gradients.
     """
 
-    def __init__(self, model: Any, optimizer: AdamW, batches: Sequence[Batch], *, config: Config, device: str) -> None:
-        self._optimizer = optimizer
+    def __init__(
+        self, weights: Weights, optimizer: AdamW, batches: Sequence[Batch], *, config: Config, device: str
+    ) -> None:
+        self._weights, self._optimizer = weights, optimizer
         self._inputs = [batch.to(device) for batch in batches]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries make their workspaces on first use, which cannot be recorded
             for _ in range(_WARM_UP_RUNS):
-                gradients(model, optimizer, self._inputs, config=config, device=device)
-                optimizer.zero_grad()
+                gradients(weights, optimizer, self._inputs, config=config)
         torch.cuda.current_stream().wait_stream(side)
+        weights.forget_gradients()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._result = gradients(model, optimizer, self._inputs, config=config, device=device)
+            self._result = gradients(weights, optimizer, self._inputs, config=config)
         optimizer.withhold.zero_()
 
     def __call__(self, batches: Sequence[Batch]) -> Any:
@@ -97,4 +94,5 @@ class RecordedStep:
                 target.copy_(source, non_blocking=True)
         self._graph.replay()
         self._optimizer.step()
+        self._weights.publish()
         return self._result

@@ -1,0 +1,77 @@
+"""Weights as the optimizer sees them, always float32, and as the model computes with them.
+
+``float32``: one and the same. ``bfloat16`` with a model of ours: the model holds bfloat16 copies; gradients are
+gathered into float32, AdamW updates float32 masters, and the copies are made anew after each update, each in a
+single launch over all weights. ``bfloat16`` with a model of transformers: autocast, since such a model may count on
+float32 in places nobody here knows of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+class Weights:
+    """The float32 weights of a model, by name."""
+
+    def __init__(self, model: Any, *, device: str, autocast: bool = False) -> None:
+        self.model = model
+        self.masters: Mapping[str, Any] = dict(model.named_parameters())
+        self._device, self._autocast = device, autocast
+
+    def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which the model is called."""
+        return torch.autocast(self._device, torch.bfloat16) if self._autocast else contextlib.nullcontext()
+
+    def forget_gradients(self) -> None:
+        """Before the first micro-step of a step."""
+        for weight in self.masters.values():
+            weight.grad = None
+
+    def gather_gradients(self, *, first: bool) -> None:
+        """After each backward pass; ``first`` of its step."""
+
+    def publish(self) -> None:
+        """After each update of the masters."""
+
+    def restore(self) -> None:
+        """Give the model its float32 weights, for saving."""
+
+
+class MasterWeights(Weights):
+    """float32 masters beside a model that is converted to bfloat16."""
+
+    def __init__(self, model: Any, *, device: str) -> None:
+        masters = {name: torch.nn.Parameter(weight.detach().clone()) for name, weight in model.named_parameters()}
+        super().__init__(model.to(torch.bfloat16), device=device)
+        self.masters = masters
+        self._pairs = [(masters[name], weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        for master, _ in self._pairs:
+            master.grad = torch.zeros_like(master)
+
+    def forget_gradients(self) -> None:
+        """Forget those of the copies; those of the masters are overwritten, where a recorded step knows them."""
+        for _, weight in self._pairs:
+            weight.grad = None
+
+    def gather_gradients(self, *, first: bool) -> None:
+        """Copy the copies' gradients to the masters' in float32, or add them."""
+        put = torch._foreach_copy_ if first else torch._foreach_add_
+        put([master.grad for master, _ in self._pairs], [weight.grad for _, weight in self._pairs])
+        self.forget_gradients()
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the masters into the copies."""
+        torch._foreach_copy_([weight for _, weight in self._pairs], [master for master, _ in self._pairs])
+
+    def restore(self) -> None:
+        """Turn the model to float32 and copy the masters into it; it cannot be trained on after that."""
+        self.model.float()
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                weight.copy_(self.masters[name])
