@@ -3,7 +3,7 @@
 from ongpu.scan.binary import scan_file
 from ongpu.scan.judge import failing, judge_binary, judge_coverage, judge_package
 from ongpu.scan.packages import scan_paths
-from ongpu.scan.torchlib import read_torch_version, torch_coverage
+from ongpu.scan.torchlib import judge_torch, read_torch_version, scan_torch, torch_coverage
 from ongpu.scan.wheel import scan_wheel, scan_wheel_report
 
 __all__ = [
@@ -11,9 +11,11 @@ __all__ = [
     "judge_binary",
     "judge_coverage",
     "judge_package",
+    "judge_torch",
     "read_torch_version",
     "scan_file",
     "scan_paths",
+    "scan_torch",
     "scan_wheel",
     "scan_wheel_report",
     "torch_coverage",

@@ -1,4 +1,4 @@
-"""Which files of a package are worth opening, by their names."""
+"""Packages and files by their names: which files are worth opening."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def may_have_code(name: str) -> bool:
     if path.parent.name.endswith((".dist-info", ".egg-info")) or "__pycache__" in path.parts:
         return False
     return path.suffix.lower() not in _NEVER
+
+
+def normalized(name: str) -> str:
+    """A package name as indexes compare it: ``Flash_Attn`` is ``flash-attn``."""
+    return name.lower().replace("_", "-").replace(".", "-")

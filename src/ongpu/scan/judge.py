@@ -8,6 +8,7 @@ one alone is loaded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -26,7 +27,7 @@ from ongpu.domain.coverage import (
     ScanVerdict,
 )
 from ongpu.scan.isa import cuda_of_isa
-from ongpu.scan.notes import note_for
+from ongpu.scan.notes import compiles_at_run_time, note_for
 from ongpu.scan.variants import loaded_variants
 
 _WORST_FIRST: Final = (
@@ -38,6 +39,12 @@ _WORST_FIRST: Final = (
     CodeVerdict.NO_CODE,
 )
 _NAMED_TARGETS: Final = 12
+# NVIDIA's own libraries choose a kernel for the device among many written for single chips, so a container without
+# code for a device is how they are made (read in cuBLAS, cuBLASLt, cuDNN, cuFFT, cuSPARSE, cuTENSOR, NCCL).
+_DISPATCHING: Final = re.compile(
+    r"(lib)?(cublas|cudnn|cufft|curand|cusolver|cusparse|cutensor|nccl|npp|nvjpeg|cuvs|nvshmem|torch_nvshmem|cuquantum)",
+    re.IGNORECASE,
+)
 
 
 def judge_coverage(
@@ -118,6 +125,9 @@ def judge_package(
     named = [fit for fit in with_code if fit.verdict is worst]
     if worst is CodeVerdict.PARTIAL:
         named = [fit for fit in with_code if fit.verdict in (CodeVerdict.NONE, CodeVerdict.PARTIAL)]
+    if worst is CodeVerdict.NONE and compiles_at_run_time(package.name):
+        reason = f"compiles for the device at run time; what is precompiled is for others ({_reason(named, len(fits))})"
+        return DeviceCoverage(device=device, verdict=CodeVerdict.NO_CODE, reason=reason)
     without = tuple(fit.path for fit in named if worst in (CodeVerdict.NONE, CodeVerdict.PARTIAL, CodeVerdict.UNKNOWN))
     return DeviceCoverage(device=device, verdict=worst, reason=_reason(named, len(with_code)), without=without)
 
@@ -162,7 +172,10 @@ def judge_binary(
             containers=total,
             missing=total,
         )
-    missing = sum(group.count for group in gaps if not _is_dispatched(group, groups, device, runtime=runtime))
+    dispatching = _DISPATCHING.match(PurePath(binary.path).name) is not None
+    missing = sum(
+        group.count for group in gaps if not dispatching and not _is_dispatched(group, groups, device, runtime=runtime)
+    )
     # Libraries keep databases of kernels outside the sections; how those meet the device does not lower the rest.
     main = [(group, fit) for group, fit in zip(groups, fits, strict=True) if not group.outside]
     main_jit = sum(group.count for group, fit in main if fit is Fit.JIT)
@@ -170,7 +183,7 @@ def judge_binary(
     if missing:
         verdict = CodeVerdict.PARTIAL
         reason = f"{missing} of {total} containers have nothing for {device}"
-    elif main_jit or not native:
+    elif not native or (main_jit and not dispatching):
         verdict = CodeVerdict.JIT
         compiled = main_jit or jit
         reason = f"{compiled} of {total} containers are compiled from PTX or LTO-IR at first use"

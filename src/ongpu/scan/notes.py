@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from ongpu.domain.coverage import PackageCoverage, Role
+from ongpu.scan.files import normalized
 
 _RUN_TIME: Final = {
     "triton": "Triton compiles its kernels at run time",
@@ -19,14 +20,20 @@ _RUN_TIME: Final = {
     "exllamav3": "compiles its extension on first use",
     "deepspeed": "compiles its operators on first use",
     "cumm": "compiles its kernels at run time",
+    "flashinfer-python": "compiles most of its kernels at run time",
     "warp-lang": "compiles a program's kernels at run time",
 }
 _CUPY: Final = "only CUB, Thrust and jitify are precompiled; the rest is compiled at run time by NVRTC"
 
 
+def compiles_at_run_time(name: str) -> bool:
+    """Whether a package is known to compile its kernels for the device it meets."""
+    return normalized(name) in _RUN_TIME
+
+
 def note_for(package: PackageCoverage) -> str | None:
     """A sentence to show beside the verdict, or ``None``."""
-    name = package.name.lower().replace("_", "-").replace(".", "-")
+    name = normalized(package.name)
     notes: list[str] = []
     if name.startswith("cupy-cuda") or name == "cupy":
         notes.append(_CUPY)

@@ -13,7 +13,7 @@ from typing import Final
 from ongpu.domain.coverage import BinaryCoverage, PackageCoverage, ScanReport
 from ongpu.errors import UsageError
 from ongpu.scan.binary import scan_reader
-from ongpu.scan.files import may_have_code
+from ongpu.scan.files import may_have_code, normalized
 from ongpu.scan.reader import FileReader
 from ongpu.scan.tally import Tally
 
@@ -105,11 +105,6 @@ def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: froze
         files_read=files_read,
         deep=deep,
     )
-
-
-def normalized(name: str) -> str:
-    """A package name as indexes compare it: ``Flash_Attn`` is ``flash-attn``."""
-    return name.lower().replace("_", "-").replace(".", "-")
 
 
 def _scan(path: Path, *, deep: bool) -> BinaryCoverage | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Final
 
-from ongpu.domain.arch import CodeTarget, ComputeCapability, Fit, RuntimeVersion, best_fit
-from ongpu.domain.coverage import BinaryFit, CodeVerdict, TorchCoverage
+from ongpu.domain.arch import ComputeCapability, Fit, RuntimeVersion, best_fit
+from ongpu.domain.coverage import BinaryCoverage, CodeVerdict, TorchCoverage
 from ongpu.domain.verdict import Cause
 from ongpu.scan.binary import scan_file
 from ongpu.scan.judge import judge_binary
@@ -30,22 +31,50 @@ def read_torch_version(torch_dir: Path) -> tuple[str | None, str | None, str | N
     return version, cuda, hip
 
 
+def scan_torch(torch_dir: Path) -> tuple[BinaryCoverage, ...]:
+    """torch's own CUDA libraries, by their fat-binary sections, which is where all of its kernels are."""
+    paths = sorted(path for path in (torch_dir / "lib").glob("*") if _LIBRARIES.fullmatch(path.name))
+    return tuple(scan_file(path, deep=False) for path in paths)
+
+
 def torch_coverage(
     torch_dir: Path, device: ComputeCapability, *, driver_cuda: RuntimeVersion | None = None
 ) -> TorchCoverage:
     """Whether the torch in ``torch_dir`` (the folder ``torch`` of a site-packages) has code for ``device``.
 
-    A missing or CPU-only torch is an answer with its cause, not an error. Only the fat-binary sections are read,
-    which is where all of torch's kernels are.
+    A missing or CPU-only torch is an answer with its cause, not an error.
     """
     version, cuda, hip = read_torch_version(torch_dir)
-    libraries = sorted(path for path in (torch_dir / "lib").glob("*") if _LIBRARIES.fullmatch(path.name))
+    return judge_torch(
+        scan_torch(torch_dir),
+        device,
+        version=version,
+        cuda=cuda,
+        hip=hip,
+        folder=str(torch_dir),
+        driver_cuda=driver_cuda,
+    )
 
-    targets: tuple[CodeTarget, ...] = ()
 
-    def answer(
-        verdict: CodeVerdict, cause: Cause | None, reason: str, fits: tuple[BinaryFit, ...] = (), fit: Fit = Fit.NONE
-    ) -> TorchCoverage:
+def judge_torch(
+    libraries: Sequence[BinaryCoverage],
+    device: ComputeCapability,
+    *,
+    version: str | None,
+    cuda: str | None,
+    hip: str | None = None,
+    folder: str = "torch",
+    driver_cuda: RuntimeVersion | None = None,
+) -> TorchCoverage:
+    """The same from what was read: its libraries, and what its ``version.py`` says."""
+    main = [one for one in libraries if _MAIN.fullmatch(_name(one.path))]
+    targets = tuple(sorted({target for one in main for target in one.targets}))
+    runtime = _runtime(cuda)
+    judged = [judge_binary(one, device, runtime=runtime, driver_cuda=driver_cuda) for one in libraries]
+    fits = tuple(one for one in judged if one.verdict is not CodeVerdict.NO_CODE)
+
+    def answer(verdict: CodeVerdict, cause: Cause | None, reason: str, fit: Fit = Fit.NONE) -> TorchCoverage:
+        bad = [_name(one.path) for one in fits if one.verdict in (CodeVerdict.NONE, CodeVerdict.PARTIAL)]
         return TorchCoverage(
             device=device,
             fit=fit,
@@ -56,48 +85,38 @@ def torch_coverage(
             cuda_runtime=cuda,
             targets=targets,
             binaries=fits,
-            without=tuple(
-                PurePath(one.path).name for one in fits if one.verdict in (CodeVerdict.NONE, CodeVerdict.PARTIAL)
-            ),
+            without=tuple(bad),
         )
 
     if version is None and not libraries:
-        return answer(CodeVerdict.UNKNOWN, Cause.PYTHON_ENV, f"there is no torch in {torch_dir.parent}")
+        return answer(CodeVerdict.UNKNOWN, Cause.PYTHON_ENV, f"there is no torch at {folder}")
     if hip is not None:
         return answer(CodeVerdict.NO_CODE, Cause.CPU_ONLY_TORCH, f"torch {version} is built for AMD GPUs (ROCm {hip})")
-    if not any(_MAIN.fullmatch(path.name) for path in libraries):
-        if cuda is None:
-            return answer(CodeVerdict.NO_CODE, Cause.CPU_ONLY_TORCH, f"torch {version} is a CPU-only build")
-        return answer(
-            CodeVerdict.UNKNOWN,
-            Cause.PYTHON_ENV,
-            f"torch {version} says it was built with CUDA {cuda}, and its CUDA library is not in {torch_dir / 'lib'}",
-        )
-    runtime = _runtime(cuda)
-    coverages = [scan_file(path, deep=False) for path in libraries]
-    main = [one for one in coverages if _MAIN.fullmatch(PurePath(one.path).name)]
-    targets = tuple(sorted({target for one in main for target in one.targets}))
-    fits = tuple(
-        fit
-        for fit in (judge_binary(one, device, runtime=runtime, driver_cuda=driver_cuda) for one in coverages)
-        if fit.verdict is not CodeVerdict.NO_CODE
-    )
-    main_fits = [fit for fit in fits if _MAIN.fullmatch(PurePath(fit.path).name)]
-    fit = best_fit(targets, device, runtime=runtime)
+    if not main and cuda is None:
+        return answer(CodeVerdict.NO_CODE, Cause.CPU_ONLY_TORCH, f"torch {version} is a CPU-only build")
+    if not main:
+        reason = f"torch {version} says it was built with CUDA {cuda}, and its CUDA library is not in {folder}"
+        return answer(CodeVerdict.UNKNOWN, Cause.PYTHON_ENV, reason)
+    main_fits = [one for one in fits if _MAIN.fullmatch(_name(one.path))]
     if not main_fits or any(one.verdict is CodeVerdict.UNKNOWN for one in main_fits):
         broken = next((text for one in main for text in one.problems), "no CUDA code was found in it")
-        return answer(CodeVerdict.UNKNOWN, None, f"torch {version}: {PurePath(main[0].path).name}: {broken}", fits, fit)
-    if any(one.verdict is CodeVerdict.NONE for one in main_fits):
-        worst = next(one for one in main_fits if one.verdict is CodeVerdict.NONE)
-        reason = f"torch {version}: {PurePath(worst.path).name} is {worst.reason}"
-        return answer(CodeVerdict.NONE, Cause.WHEEL_NO_ARCH, reason, fits, Fit.NONE)
+        return answer(CodeVerdict.UNKNOWN, None, f"torch {version}: {_name(main[0].path)}: {broken}")
+    lacking = next((one for one in main_fits if one.verdict is CodeVerdict.NONE), None)
+    if lacking is not None:
+        reason = f"torch {version}: {_name(lacking.path)} is {lacking.reason}"
+        return answer(CodeVerdict.NONE, Cause.WHEEL_NO_ARCH, reason)
+    fit = best_fit(targets, device, runtime=runtime)
     gaps = [one for one in fits if one.verdict in (CodeVerdict.NONE, CodeVerdict.PARTIAL)]
     if gaps:
-        names = "; ".join(f"{PurePath(one.path).name}: {one.reason}" for one in gaps)
-        return answer(CodeVerdict.PARTIAL, None, f"torch {version} runs on {device}, except {names}", fits, fit)
+        names = "; ".join(f"{_name(one.path)} ({one.reason})" for one in gaps)
+        return answer(CodeVerdict.PARTIAL, None, f"torch {version} has code for {device}, but not in {names}", fit)
     if any(one.verdict is CodeVerdict.JIT for one in main_fits):
-        return answer(CodeVerdict.JIT, None, f"torch {version}: {main_fits[0].reason}", fits, Fit.JIT)
-    return answer(CodeVerdict.NATIVE, None, f"torch {version} has machine code for {device}", fits, Fit.NATIVE)
+        return answer(CodeVerdict.JIT, None, f"torch {version}: {main_fits[0].reason}", Fit.JIT)
+    return answer(CodeVerdict.NATIVE, None, f"torch {version} has machine code for {device}", Fit.NATIVE)
+
+
+def _name(path: str) -> str:
+    return PurePath(path).name
 
 
 def _runtime(text: str | None) -> RuntimeVersion | None:
