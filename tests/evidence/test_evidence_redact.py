@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ongpu.errors import WorkError
-from ongpu.evidence.redact import Identity, Redactor, pseudonym, recorded_variables, redact_file
+from ongpu.evidence.redact import Identity, Redactor, pseudonym, recorded_variables, redact_file, redact_folder
 
 CANARY = "c4n4ry/Value+with=odd&chars"
 
@@ -185,3 +185,15 @@ def test_files_keep_every_other_byte(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["training_log.txt"]
     with pytest.raises(WorkError, match="searched for secrets"):
         redact_file(tmp_path / "gone.txt", redact)
+
+
+def test_a_whole_folder_is_searched_and_links_are_not_followed(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside.txt", tmp_path / "bundle"
+    (folder / "sub").mkdir(parents=True)
+    outside.write_text(CANARY)
+    (folder / "link.txt").symlink_to(outside)
+    for name in ("a.txt", "sub/pip.conf", "journal.jsonl", "clean.txt"):
+        (folder / name).write_text("nothing" if name == "clean.txt" else f"index-url = https://u:{CANARY}@h/simple")
+    assert redact_folder(folder, Redactor({"X": CANARY})) == ("a.txt", "sub/pip.conf")
+    assert CANARY not in (folder / "sub" / "pip.conf").read_text()
+    assert outside.read_text() == CANARY

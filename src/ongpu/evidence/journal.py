@@ -32,7 +32,7 @@ _SYNC_EVERY_S: Final = 1.0
 _RESERVE_BYTES: Final = 1 << 18
 # Streamed records stop here, so that a checker still takes the journal and the events behind them have room.
 _STREAM_LIMIT_BYTES: Final = DEFAULT_LIMITS.journal_bytes - (4 << 20)
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
 class Clock(Protocol):
@@ -213,7 +213,10 @@ class Journal:
                 self._give_back_reserve()
                 if error.errno in _FULL:
                     with contextlib.suppress(OSError):
-                        lost = {"code": errno.errorcode[error.errno], "reason": f"a record of kind {kind} was lost"}
+                        lost = {
+                            "code": errno.errorcode.get(error.errno or 0, "unknown"),
+                            "reason": f"a record of kind {kind} was lost",
+                        }
                         self._append("journal.error", lost)
                 raise WorkError(
                     f"The journal {self._folder / JOURNAL_NAME} cannot be written: {error.strerror}.",

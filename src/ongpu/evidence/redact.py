@@ -20,6 +20,7 @@ from typing import Final
 from urllib.parse import quote, quote_plus
 
 from ongpu.errors import WorkError
+from ongpu.evidence.statement import JOURNAL_NAME
 
 _MIN_SECRET: Final = 8
 _MIN_BASE64_CORE: Final = 9
@@ -166,6 +167,20 @@ def redact_file(path: Path, redact: Callable[[str], str]) -> bool:
             next_step="Free space on that disk, or name another folder with --evidence.",
         ) from error
     return True
+
+
+def redact_folder(folder: Path, redact: Callable[[str], str]) -> tuple[str, ...]:
+    """Search every file of an unsealed bundle, whoever wrote it; returns the names of those that were changed.
+
+    To be done before the ``files`` observation takes their digests. The journal is left out: it is redacted as
+    it is written. Links are not followed. Raises :class:`WorkError` as :func:`redact_file` does.
+    """
+    changed = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name != JOURNAL_NAME and path.is_file() and not path.is_symlink() and redact_file(path, redact):
+            changed.append(name)
+    return tuple(changed)
 
 
 def _is_secret(name: str, value: str, is_path: Callable[[str], bool]) -> bool:
