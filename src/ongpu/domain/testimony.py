@@ -253,6 +253,9 @@ def _driver_on(role: RoleReadings, pair: Trained) -> tuple[WitnessState, str, li
         return WitnessState.CONTRADICTED, reason, count.seqs, False
     if count.hidden == count.total or not listed_anybody:
         return WitnessState.UNAVAILABLE, f"the platform does not list processes with their memory on {uuid}", [], True
+    if count.hidden:
+        reason = f"the driver stopped answering about {uuid} in {count.hidden} of {count.total} readings"
+        return WitnessState.ERROR, reason, count.seqs, False
     if not _in_tree(role, source):
         return WitnessState.UNAVAILABLE, f"{source.label} was not seen in the command's process tree", [], False
     if count.absent == count.total:
@@ -269,8 +272,7 @@ def _driver_on(role: RoleReadings, pair: Trained) -> tuple[WitnessState, str, li
     if count.agree == 0 or (count.total - count.agree) * TOLERATED_SHARE > count.total:
         reason = (
             f"the driver's figure for {source.label} on {uuid} moves with its report in {count.agree} of "
-            f"{count.total} readings ({count.below} below, {count.above} above, {count.absent} not listed, "
-            f"{count.hidden} hidden)"
+            f"{count.total} readings ({count.below} below, {count.above} above, {count.absent} not listed)"
         )
         return WitnessState.UNAVAILABLE, reason, count.seqs, False
     reason = (
