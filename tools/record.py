@@ -77,7 +77,8 @@ def main() -> None:
     usual = ("/usr/", "/bin", "/sbin", str(Path.home()))
     path = ":".join(one for one in environment.get("PATH", "").split(":") if one.startswith(usual))
     host = RecordingHost(RealHost({**environment, "PATH": path}), book, variables=KEPT)
-    processes = RecordingProcesses(RealProcesses(), book, environment=environment)
+    rest = {name: value for name, value in environment.items() if name not in KEPT}
+    processes = RecordingProcesses(RealProcesses(), book, rest=rest)
     real = RealProcesses()
     opener = recorded_opening(
         lambda: open_nvml(real, python=Path(sys.executable), environment=environment, timeout_s=20), book

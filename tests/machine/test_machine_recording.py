@@ -115,7 +115,7 @@ def test_a_recording_keeps_only_the_variables_named() -> None:
 @pytest.mark.process
 def test_processes_are_replayed_byte_for_byte_with_their_callbacks(tmp_path: Path) -> None:
     book = Book()
-    recorder = RecordingProcesses(RealProcesses(), book, environment=dict(os.environ))
+    recorder = RecordingProcesses(RealProcesses(), book, rest=dict(os.environ))
     code = "import sys; sys.stdout.buffer.write(b'\\xff\\x00 raw'); sys.stderr.write('e'); sys.exit(3)"
     first = recorder.run((sys.executable, "-I", "-c", code), timeout_s=30)
     with pytest.raises(DoorError):

@@ -360,10 +360,12 @@ def test_a_gpu_that_torch_does_not_name_is_not_taken_for_another() -> None:
             device_count=lambda: len(uuids),
             get_device_properties=lambda index: types.SimpleNamespace(uuid=uuids[index]),
         )
-        return types.SimpleNamespace(cuda=cuda, device=lambda kind, index=0: (kind, index))
+        return types.SimpleNamespace(__version__="2.4.1", cuda=cuda, device=lambda kind, index=0: (kind, index))
 
     wanted = argparse.Namespace(device="cuda", uuid=f"GPU-{UUID}")
     assert matmul_check.choose(torch_with("other", UUID), wanted)[0] == ("cuda", 1)
     assert matmul_check.choose(torch_with(""), wanted)[0] == ("cuda", 0)
     with pytest.raises(RuntimeError, match="No CUDA GPUs are available"):
         matmul_check.choose(torch_with("other"), wanted)
+    with pytest.raises(RuntimeError, match="names its GPUs by number only"):
+        matmul_check.choose(torch_with("", ""), wanted)

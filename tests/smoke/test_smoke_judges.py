@@ -137,6 +137,14 @@ def test_the_kernel_that_counts_is_that_of_the_gpu_asked_for() -> None:
     assert judge_torch(both, uuid=f"GPU-{OTHER}").cause is Cause.WHEEL_NO_ARCH
 
 
+def test_an_old_torch_names_no_gpu() -> None:
+    nameless = dataclasses.replace(READING.devices[0], uuid=None)
+    assert judge_torch(dataclasses.replace(READING, devices=(nameless,)), uuid=f"GPU-{UUID}").outcome is Outcome.PROVEN
+    two = dataclasses.replace(READING, devices=(nameless, dataclasses.replace(nameless, index=1)), kernel=(None, None))
+    assert judge_torch(two, uuid=f"GPU-{UUID}").outcome is Outcome.UNKNOWN
+    assert judge_torch(two, uuid=None).outcome is Outcome.PROVEN
+
+
 def test_a_warning_about_another_gpu_does_not_count() -> None:
     old = TorchDevice(index=1, name="NVIDIA GeForce GTX 1080 Ti", uuid=OTHER, compute_capability="6.1", memory_bytes=1)
     warned = NEW_WARNING.replace("GPU0", "GPU1")
@@ -217,6 +225,12 @@ def test_right_products_are_proven_whatever_else_was_printed() -> None:
 def test_a_wrong_product_is_refuted(changes: dict[str, object]) -> None:
     done = completed(HOLDING, product("float32", **changes), product("bfloat16"))
     assert outcomes(done) == [Outcome.REFUTED, Outcome.PROVEN]
+
+
+def test_a_product_on_a_gpu_that_was_not_named_is_refuted_where_one_was_asked_for() -> None:
+    done = completed(product("float32"), product("bfloat16"))
+    assert outcomes(done) == [Outcome.REFUTED, Outcome.REFUTED]
+    assert [one.outcome for one in judge_products(done, uuid=None)] == [Outcome.PROVEN, Outcome.PROVEN]
 
 
 def test_a_product_on_another_gpu_is_refuted() -> None:

@@ -128,12 +128,16 @@ class RecordingHost:
 
 
 class RecordingProcesses:
-    """Processes that are written down. :param environment: what each child gets (more than what is kept of it)."""
+    """Processes that are written down.
 
-    def __init__(self, processes: Processes, book: Book, *, environment: Mapping[str, str]) -> None:
+    :param rest: what each child gets beside what its caller gives it: the rest of the real environment, without
+        the variables that are kept in the recording, which the caller sees and may have taken out.
+    """
+
+    def __init__(self, processes: Processes, book: Book, *, rest: Mapping[str, str]) -> None:
         self._processes = processes
         self._book = book
-        self._environment = dict(environment)
+        self._rest = dict(rest)
 
     def run(
         self,
@@ -158,7 +162,7 @@ class RecordingProcesses:
             done = self._processes.run(
                 argv,
                 timeout_s=timeout_s,
-                env={**self._environment, **(env or {})},
+                env=None if env is None else {**self._rest, **env},
                 cwd=cwd,
                 on_output=on_output,
                 on_start=started,

@@ -62,6 +62,8 @@ def choose(torch: Any, arguments: argparse.Namespace) -> tuple[Any, str | None]:
             return torch.device("cuda", index), uuid
     if len(uuids) == 1 and not uuids[0]:  # an old torch names none; with one device there is no choice
         return torch.device("cuda", 0), None
+    if not all(uuids):
+        raise RuntimeError(f"torch {torch.__version__} names its GPUs by number only: {arguments.uuid} is not known")
     raise RuntimeError(f"No CUDA GPUs are available: {arguments.uuid} is not among those torch sees ({uuids})")
 
 

@@ -64,8 +64,10 @@ def classify(text: str) -> Cause | None:
 
 
 def chosen_device(reading: TorchReading, uuid: str | None) -> TorchDevice | None:
-    """The device that was asked for, as torch names it; a torch that names no UUIDs has its first one taken."""
-    return next((one for one in reading.devices if uuid is None or one.uuid is None or _same(one.uuid, uuid)), None)
+    """The device that was asked for, as torch names it: the first where none was, the only one where it has no name."""
+    if uuid is None or (len(reading.devices) == 1 and reading.devices[0].uuid is None):
+        return next(iter(reading.devices), None)
+    return next((one for one in reading.devices if one.uuid is not None and _same(one.uuid, uuid)), None)
 
 
 def judge_torch(reading: TorchReading, *, uuid: str | None) -> SmokeCheck:
@@ -107,6 +109,9 @@ def judge_torch(reading: TorchReading, *, uuid: str | None) -> SmokeCheck:
         said = error or next(iter(reading.warnings), "torch gives no reason")
         cause = next(filter(None, map(classify, [said, *reading.warnings])), None)
         return refuted(f"torch cannot use CUDA: {said.splitlines()[0]}", cause, said, *reading.warnings)
+    if device is None and any(one.uuid is None for one in reading.devices):
+        reason = f"torch {reading.torch} names its GPUs by number only, so which of them is {uuid} is not known"
+        return SmokeCheck(name="torch_cuda_check", outcome=Outcome.UNKNOWN, reason=reason, figures=figures)
     if device is None:
         seen = ", ".join(f"{one.name} ({one.uuid})" for one in reading.devices) or "none"
         return refuted(f"torch does not see {uuid or 'any GPU'}; it sees {seen}", Cause.NO_GPU_VISIBLE)
@@ -212,8 +217,8 @@ def _judge_product(name: str, found: Product, holding: Holding | None, uuid: str
             (found.device.startswith("cuda"), f"the product was done on {found.device}"),
             (found.size == SIZE, f"the product has the size {found.size}"),
             (
-                uuid is None or holding is None or holding.uuid is None or _same(holding.uuid, uuid),
-                f"the product was done on {holding.uuid if holding else None}",
+                uuid is None or (holding is not None and (holding.uuid is None or _same(holding.uuid, uuid))),
+                f"the product was done on {holding.uuid if holding else 'a GPU that was not named'}",
             ),
             (found.rows > 0, "no row was compared"),
             (found.not_finite == 0, f"{found.not_finite} elements are not finite"),
