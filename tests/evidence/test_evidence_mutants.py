@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ongpu.domain.verdict import Outcome
 from ongpu.evidence.check import Answer, check
+from ongpu.evidence.show import render
 
 if TYPE_CHECKING:
     from tests.evidence.conftest import Samples
@@ -138,3 +139,82 @@ def test_the_whole_of_another_run_is_another_run(samples: Samples) -> None:
     elsewhere = Path(shutil.copytree(first, samples.root / "elsewhere"))
     assert check(elsewhere).run_id == check(first).run_id
     assert check(elsewhere, nonce="0" * 32).answer is Answer.REFUSED
+
+
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+    | st.sampled_from(["train", "cuda:0", "run.end", "completed", "proven", "unknown-cause", "-1", "GPU-x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["pid", "uuid", "t", "n"]), inner),
+    max_leaves=6,
+)
+
+
+def places(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Every place inside a JSON value."""
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield from places(child, (*path, key))
+    elif isinstance(value, list):
+        for number, child in enumerate(value):
+            yield from places(child, (*path, number))
+
+
+def put(value: Any, path: tuple[str | int, ...], new: object) -> None:
+    for step in path[:-1]:
+        value = value[step]
+    value[path[-1]] = new
+
+
+@pytest.fixture
+def plain_bundle(samples: Samples) -> Path:
+    return samples.bundle("a")
+
+
+@ONE_BUNDLE
+@given(data=st.data())
+def test_a_forged_journal_of_any_shape_is_answered(samples: Samples, plain_bundle: Path, data: st.DataObject) -> None:
+    """Chained and sealed again with any value anywhere: the checker answers, whatever the judge meets."""
+    journal = plain_bundle / "journal.jsonl"
+    before = journal.read_bytes()
+    records = [json.loads(line) for line in before.splitlines()]
+    found = data.draw(st.lists(st.sampled_from(list(places([one["data"] for one in records]))), min_size=1, max_size=3))
+    news = [data.draw(ANY_JSON) for _ in found]
+
+    def edit(records: Records) -> None:
+        bodies = [one["data"] for one in records]
+        for path, new in zip(found, news, strict=True):
+            try:
+                put(bodies, path, new)
+            except (KeyError, IndexError, TypeError):
+                continue  # an earlier change took this place away
+        for record, body in zip(records, bodies, strict=True):
+            record["data"] = body if isinstance(body, dict) else {"was": body}
+
+    try:
+        samples.forge(plain_bundle, edit)
+        report = check(plain_bundle)
+        assert report.exit_status in {0, 1, 3}
+        assert render(report)
+    finally:
+        journal.write_bytes(before)
+
+
+@ONE_BUNDLE
+@given(data=st.data())
+def test_a_manifest_of_any_shape_is_refused(plain_bundle: Path, data: st.DataObject) -> None:
+    path = plain_bundle / "manifest.json"
+    before = path.read_bytes()
+    value = json.loads(before)
+    put(value, data.draw(st.sampled_from(list(places(value)))), data.draw(ANY_JSON))
+    after = (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+    path.write_bytes(after)
+    try:
+        assert (check(plain_bundle).answer is Answer.ACCEPTED) == (after == before)
+    finally:
+        path.write_bytes(before)
