@@ -262,7 +262,7 @@ class World:
         }
         return Decision(**{**given, **more})
 
-    def install(self, *, variables: Mapping[str, str] | None = None, **more: Any) -> InstallReport:
+    def install(self, *, variables: Mapping[str, str] | None = None, read: Any = None, **more: Any) -> InstallReport:
         given: dict[str, Any] = {
             "decision": self.decision(),
             "venv": self.venv,
@@ -277,7 +277,7 @@ class World:
             InstallRequest(**{**given, **more}),
             processes=self.processes,
             environment={**kept, **quick, **(variables or {})},
-            read=lambda python: read_environment(python, processes=RealProcesses()),
+            read=read or (lambda python: read_environment(python, processes=RealProcesses())),
             on_output=self.output.extend,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -15,8 +16,10 @@ from typing import Any
 import pytest
 
 from ongpu.domain.verdict import Outcome
+from ongpu.environment import read_environment
 from ongpu.errors import InterruptedRunError, UsageError, WorkError
 from ongpu.install import place
+from ongpu.machine.process import RealProcesses
 
 STEPS = ("compile", "install", "commit", "marker", "settle")
 
@@ -34,6 +37,7 @@ def run_to_death(venv: Path, *, where: str, replace: bool) -> None:
     code = f"""
 import os, signal, pathlib
 from ongpu.install import place
+from ongpu.machine.process import RealProcesses
 def die(*args, **more):
     os.kill(os.getpid(), signal.SIGKILL)
 where, venv = {where!r}, pathlib.Path({str(venv)!r})
@@ -88,6 +92,7 @@ def start_and_hang(world: Any) -> subprocess.Popen[bytes]:
 import sys, pathlib
 sys.path.insert(0, {str(package)!r})
 from ongpu.domain.build import Decision, DecisionKind
+from ongpu.environment import read_environment
 from ongpu.environment import read_environment
 from ongpu.errors import InterruptedRunError
 from ongpu.install import InstallRequest, install
@@ -194,6 +199,22 @@ def test_a_failed_replacement_brings_the_old_one_back(world: Any) -> None:
         world.install(requirements=("oldlib",), replace=True)
     assert json.loads((world.venv / "ongpu-complete.json").read_text()) == before
     assert world.install().reused
+
+
+@pytest.mark.process
+def test_a_move_that_broke_it_is_undone(world: Any) -> None:
+    """Good beside its place, broken in it: the old environment is back, and the answer is refuted."""
+    world.install()
+    made = (world.venv / "ongpu-complete.json").read_bytes()
+
+    def read(python: Path) -> Any:
+        found = read_environment(python, processes=RealProcesses())
+        return dataclasses.replace(found, torch=None) if python.is_relative_to(world.venv) else found
+
+    report = world.install(requirements=("numpy",), replace=True, read=read)
+    assert report.outcome is Outcome.REFUTED
+    assert (world.venv / "ongpu-complete.json").read_bytes() == made
+    assert world.left() == [".venv-gpu", ".venv-gpu.failed.log"]
 
 
 @pytest.mark.process

@@ -215,21 +215,18 @@ def test_dry_run_installs_nothing_and_tells_all(world: Any) -> None:
     assert world.left() == ["backend"]
 
 
-def test_offline_from_a_folder(world: Any, tmp_path: Path) -> None:
+def test_offline_from_a_folder(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = tmp_path / "wheels and more"
     wheels.mkdir()
-    for path in (
-        *world.shelf.glob("cu/t*/*.whl"),
-        *world.shelf.glob("pypi/nvidia*/*.whl"),
-        *world.shelf.glob("pypi/numpy/*.whl"),
-    ):
+    world.wheel("more", "buildtool", "1.0")
+    shelves = ("cu/t*", "pypi/nvidia*", "pypi/numpy", "more/*")
+    for path in (found for shelf in shelves for found in world.shelf.glob(f"{shelf}/*.whl")):
         (wheels / path.name).write_bytes(path.read_bytes())
-    report = world.install(
-        offline=True,
-        find_links=(str(wheels),),
-        project=world.project(training=("jax", "torch"), dependencies=()),
-        extra="training",
-    )
+    folder = world.project(training=("jax", "torch"), dependencies=())
+    text = (folder / "pyproject.toml").read_text("utf-8")
+    (folder / "pyproject.toml").write_text(text.replace("requires = []", "requires = ['buildtool']"), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    report = world.install(offline=True, find_links=("wheels and more",), project=folder, extra="training")
     assert report.outcome is Outcome.PROVEN
     assert world.index.asked == []
     assert [row.name for row in report.excluded] == ["jax"]

@@ -235,7 +235,42 @@ RECORDED = {
         "are unsatisfiable.\n\nhint: You require CPython 3.11 (`cp311`), but we only found wheels for `onlyold` (v1.0) "
         "with the following Python ABI tag: `cp39`\n",
         BlockedError,
-        "onlyold",
+        "needs another Python. Because onlyold==1.0",
+    ),
+    "requires-python": (
+        "error: No solution found when resolving dependencies\n  cause: Because the current Python version (3.11.7) "
+        "does not satisfy Python>=3.13 and p2==1 depends on Python>=3.13, we can conclude that p2==1 cannot be used.\n"
+        "         And because only p2==1 is available and you require p2, we can conclude that your requirements are "
+        "unsatisfiable.\n",
+        BlockedError,
+        "needs another Python. Because the current",
+    ),
+    "build requirement": (
+        "error: Failed to build `p2 @ file:///x/p2`\n  cause: Failed to resolve requirements from "
+        "`build-system.requires`\n  cause: No solution found when resolving: `nosuchbackend`\n  cause: Because "
+        "nosuchbackend was not found in the package registry and you require nosuchbackend, we can conclude that your "
+        "requirements are unsatisfiable.\n",
+        BlockedError,
+        "does not build here. Failed to build `p2 @ file:///x/p2`: Failed to resolve requirements from "
+        "`build-system.requires`: No solution found when resolving: `nosuchbackend`",
+    ),
+    "python download": (
+        "error: Failed to download https://github.com/astral-sh/python-build-standalone/releases/download/x.tar.gz\n"
+        "  cause: error sending request for url (https://github.com/x)\n  cause: dns error\n",
+        WorkError,
+        "UV_PYTHON_INSTALL_MIRROR",
+    ),
+    "python": (
+        "error: No interpreter found for Python 9.9 in managed installations or search path\n",
+        UsageError,
+        "--python",
+    ),
+    "full": (
+        "error: Failed to download `bigpkg==1.0`\n  cause: Failed to extract archive: bigpkg-1.0-py3-none-any.whl\n"
+        "  cause: I/O operation failed during extraction\n  cause: failed to write to file `/c/.tmp/bigpkg.txt`: "
+        "No space left on device (os error 28)\n",
+        WorkError,
+        "the disk is full",
     ),
 }
 

@@ -30,7 +30,7 @@ from ongpu.install.policy import PolicyRow, allowed_names, policy
 from ongpu.install.project import Project, read_project
 from ongpu.install.redact import Redactor
 from ongpu.install.request import Installed, InstallReport, InstallRequest, activation_of
-from ongpu.install.resolve import Indexes, Resolution, Resolver, indexes_of
+from ongpu.install.resolve import Indexes, Resolution, Resolver, indexes_of, sources_of
 from ongpu.install.reuse import SCHEMA, Record, asked, differences, record_of
 from ongpu.install.uv import Uv, find_uv
 from ongpu.machine.process import Processes
@@ -232,7 +232,7 @@ class _Job:
             constraints = ("--build-constraints", str(resolution.build_constraints))
             uv.run(
                 *("pip", "install", "--python", str(python), "-r", str(resolution.lock_file), *constraints),
-                *(("--no-index",) if self.request.offline else ()),
+                *sources_of(self.request),
                 step=f"install {len(resolution.locked)} packages",
                 timeout_s=self.request.install_timeout_s,
                 log_name=log_name,

@@ -51,33 +51,48 @@ def failure(text: str, *, step: str, log: str, pip_index: str | None = None) -> 
             f"Could not {step}: {name[1] if name else 'a file'} is not the file the index announced (SHA-256 differs).",
             next_step=f"Do not use that index until its owner explains; nothing was installed. {see}",
         )
+    if "python-build-standalone" in whole:
+        return WorkError(
+            f"Could not {step}: that Python is not on this machine and cannot be downloaded.",
+            next_step=f"Install it, name one that is there with --python, or set UV_PYTHON_INSTALL_MIRROR. {see}",
+        )
     network = _network(whole, said=said, cause=cause, step=step, see=see, pip_index=pip_index)
     if network is not None:
         return network
     if any(one in whole for one in ("no interpreter found", "inspect python interpreter", "query python interpreter")):
         return UsageError(
-            f"Could not {step}: {said}.",
+            f"Could not {step}: {_sentence(said)}",
             next_step=f"Name an installed Python with --python, or install that one. {see}",
         )
     if "permission denied" in whole or "read-only file system" in whole:
         return UsageError(
-            f"Could not {step}: {cause or said}.", next_step=f"Name a folder you may write to with --venv. {see}"
+            f"Could not {step}: {_sentence(cause or said)}",
+            next_step=f"Name a folder you may write to with --venv. {see}",
         )
-    if "no solution found" in whole:
-        return BlockedError(
-            f"Could not {step}: the requirements contradict each other. {_sentence(cause or said)}",
-            next_step=f"Loosen the requirement named there, or plan for it with ongpu plan --torch SPEC. {see}",
-            cause="python-env",
-            lines=lines,
-        )
+    return _blocked(whole, said=said, cause=cause, step=step, see=see, lines=lines) or WorkError(
+        f"Could not {step}: {_sentence(said)}", next_step=f"Read why in {log} and try again."
+    )
+
+
+def _blocked(whole: str, *, said: str, cause: str, step: str, see: str, lines: tuple[str, ...]) -> BlockedError | None:
+    """What no other network, disk or permission would change."""
+    # A package that cannot be built may say "no solution found" about what it needs to build: asked first.
     if "failed to build" in whole or "build backend" in whole or "building source distributions is disabled" in whole:
-        return BlockedError(
-            f"Could not {step}: a package does not build here. {_sentence(said)}",
-            next_step=f"Choose a version that has a wheel, or mend its build. {see}",
-            cause="python-env",
-            lines=lines,
-        )
-    return WorkError(f"Could not {step}: {_sentence(said)}", next_step=f"Read why in {log} and try again.")
+        reason, next_step = "a package does not build here.", "Choose a version that has a wheel, or mend its build."
+        said = ": ".join([said, *(one.removeprefix("cause:").strip() for one in lines if one.startswith("cause:"))][:3])
+    elif "does not satisfy python" in whole or "python abi tag" in whole or "requires-python" in whole:
+        reason, next_step, said = "it needs another Python.", "Name one that fits with --python.", cause or said
+    elif "no solution found" in whole:
+        reason, said = "the requirements contradict each other.", cause or said
+        next_step = "Loosen the requirement named there, or plan for it with ongpu plan --torch SPEC."
+    else:
+        return None
+    return BlockedError(
+        f"Could not {step}: {reason} {_sentence(said)}",
+        next_step=f"{next_step} {see}",
+        cause="python-env",
+        lines=lines,
+    )
 
 
 def _network(whole: str, *, said: str, cause: str, step: str, see: str, pip_index: str | None) -> OngpuError | None:

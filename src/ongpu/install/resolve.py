@@ -70,6 +70,15 @@ def indexes_of(request: InstallRequest, environment: Mapping[str, str]) -> Index
     return Indexes(default=default, torch=request.torch_index_url or request.decision.index_url)
 
 
+def sources_of(request: InstallRequest) -> tuple[str, ...]:
+    """How uv is told where to look, besides the index URLs (which go in by variables)."""
+    # uv runs in a folder of ours: a relative folder is the caller's.
+    links = tuple(link if "://" in link else str(Path(link).resolve()) for link in request.find_links)
+    words = tuple(word for link in links for word in ("--find-links", link))
+    # An index is tried for a name only where the ones before it do not have that name at all.
+    return ("--no-index", *words) if request.offline else ("--index-strategy", "first-index", *words)
+
+
 def companions_of(request: InstallRequest) -> tuple[str, ...]:
     """The pins of torchvision and torchaudio that the decision's command carries."""
     return tuple(
@@ -119,11 +128,6 @@ class Resolver:
     def _lock(self, name: str) -> Path:
         return self.work / f"pylock.{name}.toml"
 
-    def _sources(self) -> tuple[str, ...]:
-        links = tuple(word for link in self.request.find_links for word in ("--find-links", link))
-        # An index is tried for a name only where the ones before it do not have that name at all.
-        return ("--no-index", *links) if self.request.offline else ("--index-strategy", "first-index", *links)
-
     def _environment(self, *, with_torch: bool) -> dict[str, str]:
         return {} if self.request.offline else self.indexes.environment(with_torch=with_torch)
 
@@ -142,7 +146,7 @@ class Resolver:
         lock = self._lock("family")
         lock.unlink(missing_ok=True)
         self.uv.run(
-            *("pip", "compile", str(requirements), "--python", str(self.python), *self._sources()),
+            *("pip", "compile", str(requirements), "--python", str(self.python), *sources_of(self.request)),
             *("--no-build", "--format", "pylock.toml", "-o", str(lock)),
             step=f"resolve {torch}",
             timeout_s=self.request.resolve_timeout_s,
@@ -203,7 +207,7 @@ class Resolver:
         constraints = str(self.work / "constraints.in")
         ignored = tuple(word for name in ("torch", *COMPANIONS, "triton") for word in ("--no-sources-package", name))
         return (
-            *("--python", str(self.python), *self._sources(), *ignored),
+            *("--python", str(self.python), *sources_of(self.request), *ignored),
             *("--constraints", constraints, "--build-constraints", constraints),
             *("--overrides", str(self.work / "overrides.in")),
         )
