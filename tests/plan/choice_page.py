@@ -66,7 +66,7 @@ def _told() -> list[str]:
     lines = [
         "## Written-down scenarios, and what other tools pick",
         "",
-        f"ongpu is right in {right} of {len(TOLD)}. Linux x86-64 and Python 3.11 unless said. The other tools' picks were",
+        f"ongpu is right in {right} of {len(TOLD)}. Linux x86-64 and Python 3.11 unless said. The picks of others were",
         "run or read on 2026-11-22: uv 0.13.9 `--torch-backend=auto`, light-the-torch (ltt) 0.8.1, env-doctor 0.3.5,",
         "rigsolve 1.0.0, gpu-doctor 1.0.0, gpu-installer 4.5.2, gaff-gpu 0.1.0, comfy-env 0.4.46; uv and ltt against a",
         "stand-in for PyTorch's index. ✗: does not work on that machine. An empty cell: not asked.",
@@ -81,9 +81,9 @@ def _told() -> list[str]:
     return [
         *lines,
         "",
-        "Three more of that survey are about reading the machine, not about builds: a driver/library mismatch after an",
-        "update (`driver-broken`, reboot), `nvidia-smi` that finds no devices (`driver-broken` where a GPU is on the bus,",
-        "else `no-gpu-visible`) and a CUDA version given where a driver is asked (refused, exit status 2). Other tools",
+        "Three more of that survey are about reading the machine, not about builds: a driver/library mismatch after",
+        "an update (`driver-broken`, reboot), `nvidia-smi` that finds no devices (`driver-broken` where a GPU is on",
+        "the bus, else `no-gpu-visible`) and a CUDA version where a driver is asked (refused, status 2). Other tools",
         "install a CPU build in each. They are in `tests/plan/test_plan_machine.py`.",
         "",
     ]
@@ -93,8 +93,8 @@ def _advice() -> list[str]:
     lines = [
         "## Advice, judged by `ongpu plan --check`",
         "",
-        "Driver 580 (Windows: 581) and Python 3.11. The first line is the command of the milestone this project began with;",
-        "those marked *hint* are what torch itself prints.",
+        "Driver 580 (Windows: 581) and Python 3.11. The first line is the command of the milestone this project began",
+        "with; those marked *hint* are what torch itself prints.",
         "",
         "| command | on | works | why |",
         "|---|---|---|---|",
@@ -115,8 +115,8 @@ def _grid() -> list[str]:
     lines = [
         "## The grid",
         "",
-        f"{len(rows)} machines, each answered by rules written by hand in `tests/plan/plan_rules.py` (from the research",
-        f"tables, without the catalog and without the planner) and by the planner: they agree in {right}.",
+        f"{len(rows)} machines, each answered by rules written by hand in `tests/plan/plan_rules.py` (from the",
+        f"research tables, without the catalog and without the planner) and by the planner: they agree in {right}.",
         "",
         "| answer by the rules | cases | planner agrees |",
         "|---|---|---|",

@@ -18,7 +18,8 @@ from ongpu.plan.facts import Facts, gather
 from ongpu.plan.machine_axes import machine_axes
 from ongpu.plan.request import Request, Requirement, requirement, version
 
-# PyTorch's own conda channel ended with this release (pytorch/pytorch issue 138506).
+# PyTorch's own conda channel was given up in 2024 (pytorch/pytorch issue 138506); that 2.5.1 was its last release is
+# general knowledge.
 _LAST_CONDA = "2.5.1"
 _NO_RELEASE = "0.0.0"
 _MACHINE_FACTS = frozenset({"driver", "glibc"})
@@ -207,6 +208,7 @@ def _no_such(wanted: Requirement, index: Index, facts: Facts, *, catalog: Catalo
         if wanted.allows_release(one.torch)
         and (one.os, one.arch) == (machine.os, machine.arch)
         and one.cuda_tag != "cpu"
+        and one.publication != "unverified"
     ]
     if not released:
         return f"{index.label} has no torch {wanted.text}"
