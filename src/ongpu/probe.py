@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from ongpu.domain.machine import Device, Driver, Machine, Modules, PythonInstall, Unavailable
 from ongpu.errors import DoorError
 from ongpu.machine import facts
+from ongpu.machine.driver_check import START_TIMEOUT_S
 from ongpu.machine.host import Host, PlatformFacts
 from ongpu.machine.libcuda import CudaDevice, LibcudaReading, ask_libcuda
 from ongpu.machine.nvml import Nvml, NvmlDevice
@@ -86,7 +87,7 @@ def probe(
     host: Host,
     python: Path | None = None,
     list_pythons: bool = True,
-    driver_timeout_s: float = 15.0,
+    driver_timeout_s: float = START_TIMEOUT_S,
 ) -> Machine:
     """The machine as it can be read now. Raises nothing of the doors: it is all in ``unavailable``.
 

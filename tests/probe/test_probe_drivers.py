@@ -162,6 +162,10 @@ def test_an_old_driver_lists_processes_by_the_older_function(drivers: Path) -> N
     assert "pid 4242: 512 MiB" in readings(drivers / "old", "ok")
 
 
+def test_a_list_in_another_layout_is_refused(drivers: Path) -> None:
+    assert "compute processes:   not readable (implausible)" in readings(drivers, "skewed")
+
+
 def test_a_reading_that_is_refused_is_not_a_value(drivers: Path) -> None:
     text = readings(drivers, "refuses")
     assert "power draw:          not readable (NVML_ERROR_NOT_SUPPORTED)" in text

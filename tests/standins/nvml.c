@@ -1,6 +1,7 @@
 /* A stand-in for libnvidia-ml.so.1: one GPU, and the ways a driver fails, chosen by STANDIN_NVML:
    ok, init:N (nvmlInit answers N), hang, crash, hang-devices, lost (the device list fails with 15), none (no GPU),
    mig (split in two), mig-closed (split, the parts may not be listed),
+   skewed (the process list in another layout, as some drivers have it),
    refuses (capability and memory answer 3), old (no third version of the process list), late-hang (every reading hangs). */
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +62,7 @@ struct process { unsigned pid; unsigned long long used; unsigned gi, ci; };
 static int list(unsigned *count, struct process *out) {
   if (*count < 2) { *count = 2; return 7; }
   out[0].pid = 4242; out[0].used = 512ull << 20;
+  if (is("skewed")) out[0].used = 4343ull << 32;
   out[1].pid = 4343; out[1].used = ~0ull; /* hidden, as under WDDM */
   *count = 2; return 0;
 }

@@ -14,6 +14,8 @@ from ongpu.errors import DoorError
 from ongpu.machine.process import Completed, Processes
 
 PAYLOAD = Path(__file__).parent.parent / "payload"
+# A driver without persistence mode wakes every GPU when it is first asked: one or two seconds for each of eight.
+START_TIMEOUT_S = 45.0
 
 
 def run_check(

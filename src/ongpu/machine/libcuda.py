@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ongpu.domain.arch import ComputeCapability, RuntimeVersion
-from ongpu.machine.driver_check import read_answer, run_check
+from ongpu.machine.driver_check import START_TIMEOUT_S, read_answer, run_check
 from ongpu.machine.process import Processes
 
 
@@ -44,7 +44,7 @@ class LibcudaReading:
 
 
 def ask_libcuda(
-    processes: Processes, *, python: Path, environment: Mapping[str, str], timeout_s: float = 15.0
+    processes: Processes, *, python: Path, environment: Mapping[str, str], timeout_s: float = START_TIMEOUT_S
 ) -> LibcudaReading:
     """What libcuda of this machine says under ``environment``.
 

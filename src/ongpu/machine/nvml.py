@@ -20,10 +20,13 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from ongpu.domain.arch import ComputeCapability
 from ongpu.errors import DoorError
-from ongpu.machine.driver_check import read_answer, run_check
+from ongpu.machine.driver_check import START_TIMEOUT_S, read_answer, run_check
 from ongpu.machine.process import Processes
 
 _T = TypeVar("_T")
+
+# Linux's own limit (PID_MAX_LIMIT of a 64-bit kernel) is 4194304; Windows gives out multiples of four, far below this.
+_LARGEST_PID = 1 << 31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +194,18 @@ class RealNvml:
                 raise
             # Drivers before 510 have the second version only; what is older still stays an error.
             found = self._ask(lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses_v2(handle))
-        return tuple(ProcessMemory(pid=int(one.pid), used_bytes=one.usedGpuMemory) for one in found)
+        listed = tuple(ProcessMemory(pid=int(one.pid), used_bytes=one.usedGpuMemory) for one in found)
+        return self._plausible(handle, listed)
+
+    def _plausible(self, handle: Any, listed: tuple[ProcessMemory, ...]) -> tuple[ProcessMemory, ...]:
+        """Refuse a list that a driver filled in another layout than the binding reads it by (seen with 530 and 535)."""
+        total = self._or_none(lambda: int(self._nvml.nvmlDeviceGetMemoryInfo(handle).total)) if listed else None
+        for one in listed:
+            too_much = total is not None and one.used_bytes is not None and one.used_bytes > total
+            if not 0 < one.pid <= _LARGEST_PID or too_much:
+                reason = f"the list names process {one.pid} with {one.used_bytes} bytes, on a GPU of {total}"
+                raise DoorError(door="nvml", code="implausible", reason=reason)
+        return listed
 
     def memory_used(self, uuid: str) -> int:
         """Memory in use on a GPU, in bytes."""
@@ -240,11 +254,14 @@ class BoundedNvml:
     code ``timeout``; the thread is left behind, since nothing can end it.
 
     :param opened: makes the door to bound, in that thread: starting is a call like the others.
-    :param timeout_s: seconds a call may take, the start included.
+    :param timeout_s: seconds a call may take.
+    :param start_timeout_s: seconds the start may take. Without persistence mode it wakes every GPU in turn.
     """
 
-    def __init__(self, opened: Callable[[], Nvml], *, timeout_s: float = 10.0) -> None:
-        self._timeout_s = timeout_s
+    def __init__(
+        self, opened: Callable[[], Nvml], *, timeout_s: float = 10.0, start_timeout_s: float | None = None
+    ) -> None:
+        self._timeout_s = timeout_s if start_timeout_s is None else start_timeout_s
         self._hung: str | None = None
         self._closed = False
         self._work: queue.SimpleQueue[tuple[Callable[[], object], queue.SimpleQueue[tuple[bool, object]]] | None]
@@ -255,6 +272,7 @@ class BoundedNvml:
         except DoorError:
             self._work.put(None)
             raise
+        self._timeout_s = timeout_s
 
     def _serve(self) -> None:
         while (item := self._work.get()) is not None:
@@ -332,11 +350,12 @@ class BoundedNvml:
 
 
 def open_nvml(
-    processes: Processes, *, python: Path, environment: Mapping[str, str], timeout_s: float = 15.0
+    processes: Processes, *, python: Path, environment: Mapping[str, str], timeout_s: float = START_TIMEOUT_S
 ) -> BoundedNvml:
     """NVML of this machine, started in a child first.
 
     :param python: any Python 3.9+ for the child; it needs nothing installed.
+    :param timeout_s: seconds the start may take, in the child and again here; a later call has at most ten.
     :raises DoorError: NVML's own code, or ``timeout``, ``crashed``, ``unreadable``. The reason names the version of
         the NVML library where it told it, since a mismatch with the kernel module needs both.
     """
@@ -347,7 +366,7 @@ def open_nvml(
         code = code_name(result) if isinstance(result, int) else "unreadable"
         library = f"; the NVML library is {found['library_version']}" if found.get("library_version") else ""
         raise DoorError(door="nvml", code=code, reason=f"{_SAID.get(code, 'nvmlInit failed')}{library}")
-    return BoundedNvml(RealNvml, timeout_s=timeout_s)
+    return BoundedNvml(RealNvml, timeout_s=min(10.0, timeout_s), start_timeout_s=timeout_s)
 
 
 # What a start that fails most often means, in NVML's words.
