@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Final
 
 # Formats that hold text, Python or data: no device code has been met in them in 89 wheels.
 _NEVER: Final = frozenset(
-    "." + suffix
+    suffix
     for line in (
         "py pyi pyc pyx pxd txt md rst json toml yaml yml cfg ini csv tsv html css js mjs map svg png jpg jpeg gif ico",
         "ttf woff woff2 h hh hpp hxx inl inc cuh cu c cc cpp cxx cmake pc proto sh bat ps1 typed license npz npy gz xz",
@@ -19,11 +18,13 @@ _NEVER: Final = frozenset(
 
 
 def may_have_code(name: str) -> bool:
-    """Whether a file may hold device code or be a binary at all, by its name alone."""
-    path = PurePosixPath(name)
-    if path.parent.name.endswith((".dist-info", ".egg-info")) or "__pycache__" in path.parts:
+    """Whether a file may hold device code or be a binary at all, by its name alone (as RECORD writes it)."""
+    # Plain string work: an environment has tens of thousands of files, and pathlib takes most of the time there.
+    folder, _, base = name.rpartition("/")
+    if folder.endswith((".dist-info", ".egg-info", "__pycache__")) or ".dist-info/" in folder:
         return False
-    return path.suffix.lower() not in _NEVER
+    stem, dot, suffix = base.rpartition(".")
+    return not (dot and stem and suffix.lower() in _NEVER)
 
 
 def normalized(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,17 +50,15 @@ def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: froze
             raise UsageError(
                 f"{folder} is not a folder.", next_step="Give a file, a wheel, a folder or an environment."
             )
-        owners.extend(_owners(folder, problems))
-    if names is not None:
-        owners = [owner for owner in owners if normalized(owner.name) in names]
-    else:
+        owners.extend(_owners(folder, problems, names))
+    if names is None:
         owned = {path for owner in owners for path in owner.files}
         for folder in site_packages:
             rest = {path: None for path in _walk(folder) if path not in owned}
             if rest:
                 owners.append(_Owner(name=UNOWNED, version="", location=folder, files=dict(rest)))
     packages: list[PackageCoverage] = []
-    seen: set[Path] = set()
+    seen: set[tuple[int, int]] = set()
     files_read = 0
     for owner in owners:
         kept: list[BinaryCoverage] = []
@@ -67,14 +66,10 @@ def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: froze
         digests: set[str] = set()
         for path, digest in owner.files.items():
             try:
-                real = path.resolve()
                 # One file under several names (links, or copies as RECORD's digest shows) is judged once.
-                if real in seen or (digest is not None and digest in digests):
+                if digest is not None and digest in digests:
                     continue
-                seen.add(real)
-                if digest is not None:
-                    digests.add(digest)
-                coverage = _scan(path, deep=deep)
+                coverage = _scan(path, seen, deep=deep)
             except FileNotFoundError:
                 problems.append(f"{owner.name}: {path} is in RECORD and not on the disk")
                 continue
@@ -83,6 +78,8 @@ def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: froze
                 continue
             if coverage is None:
                 continue
+            if digest is not None:
+                digests.add(digest)
             files_read += 1
             if coverage.has_code or coverage.rocm or coverage.problems:
                 kept.append(replace(coverage, sha256=digest))
@@ -107,11 +104,12 @@ def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: froze
     )
 
 
-def _scan(path: Path, *, deep: bool) -> BinaryCoverage | None:
-    if not path.is_file():
-        if path.is_dir():
-            return None
-        raise FileNotFoundError(path)
+def _scan(path: Path, seen: set[tuple[int, int]], *, deep: bool) -> BinaryCoverage | None:
+    status = path.stat()
+    identity = (status.st_dev, status.st_ino)
+    if not stat.S_ISREG(status.st_mode) or (status.st_ino and identity in seen):
+        return None
+    seen.add(identity)
     with FileReader(path) as reader:
         if not reader.read_at(0, _MAGIC_BYTES).startswith(_MAGICS) and path.suffix != ".ptx":
             return None
@@ -123,7 +121,7 @@ def _scan(path: Path, *, deep: bool) -> BinaryCoverage | None:
             return tally.unreadable(path=str(path), size_bytes=reader.size)
 
 
-def _owners(folder: Path, problems: list[str]) -> Iterator[_Owner]:
+def _owners(folder: Path, problems: list[str], names: frozenset[str] | None) -> Iterator[_Owner]:
     try:
         entries = sorted(path.name for path in folder.iterdir())
     except OSError as error:
@@ -131,13 +129,13 @@ def _owners(folder: Path, problems: list[str]) -> Iterator[_Owner]:
             f"{folder} cannot be listed: {error.strerror}.", next_step="Give a readable folder."
         ) from error
     for entry in entries:
-        if entry.endswith(".dist-info"):
+        if entry.endswith(".dist-info") and (names is None or normalized(entry.partition("-")[0]) in names):
             yield _read_record(folder, entry, problems)
     conda = folder / "conda-meta"
     if conda.is_dir():
         for path in sorted(conda.glob("*.json")):
             owner = _read_conda(folder, path, problems)
-            if owner is not None:
+            if owner is not None and (names is None or normalized(owner.name) in names):
                 yield owner
 
 
@@ -153,9 +151,7 @@ def _read_record(folder: Path, entry: str, problems: list[str]) -> _Owner:
     try:
         for row in csv.reader(line for line in text.splitlines() if "\0" not in line):
             if row and may_have_code(row[0]):
-                path = Path(row[0])
-                digest = row[1] if len(row) > 1 and row[1] else None
-                owner.files[path if path.is_absolute() else folder / path] = digest
+                owner.files[folder / row[0]] = row[1] if len(row) > 1 and row[1] else None
     except csv.Error as error:
         problems.append(f"{owner.name}: RECORD in {folder / entry} is broken: {error}")
     return owner
