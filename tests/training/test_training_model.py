@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from ongpu.training import model as models
+from ongpu.training import gpt2 as models
 from ongpu.training.data import IGNORED
 from ongpu.training.optimizer import AdamW
 

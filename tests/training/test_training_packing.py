@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ongpu.training import model as models
+from ongpu.training import gpt2 as models
 from ongpu.training.attention import attend
 from ongpu.training.batches import HeldOut, Stream
 from ongpu.training.data import IGNORED, Example

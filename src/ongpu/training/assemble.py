@@ -7,14 +7,16 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ongpu.errors import UsageError
-from ongpu.training import hub
-from ongpu.training import model as models
+from ongpu.training import gpt2, hub
 from ongpu.training.batches import HeldOut, Stream
 from ongpu.training.config import Config
 from ongpu.training.data import BytePairTokenizer, Example, Tokenizer, encode
+from ongpu.training.folder import open_folder
+from ongpu.training.layers import NotOfThisShapeError
 from ongpu.training.loop import Job
 from ongpu.training.optimizer import AdamW
 from ongpu.training.output import RunFolder
@@ -38,21 +40,39 @@ class Model:
     native: bool
 
 
-def make_model(config: Config, records: Sequence[Record]) -> Model:
-    """The model and tokenizer the configuration names.
+def make_model(config: Config, records: Sequence[Record], *, say: Callable[[str], None]) -> Model:
+    """The model and tokenizer the configuration names; ``say`` is told where transformers has to open it.
 
     :raises UsageError: there is no such model, or its files disagree.
     """
-    if config.model not in {"tiny", "gpt2"}:
-        network, loaded = hub.load(config.model)
-        return Model(network=network, tokenizer=loaded, native=False)
     texts = [record.question + record.completion for record in records]
-    tokenizer = BytePairTokenizer.from_texts(texts, vocab_size=config.vocab_size)
-    if config.model == "gpt2":
-        shape = models.gpt2_shape(end_id=tokenizer.end_id, vocab_multiple=config.vocab_multiple)
-    else:
-        shape = models.tiny_shape(vocab_size=tokenizer.size, end_id=tokenizer.end_id)
-    return Model(network=models.build(shape, seed=config.seed), tokenizer=tokenizer, native=True)
+    if config.model in {"tiny", "gpt2"}:
+        tokenizer = BytePairTokenizer.from_texts(texts, vocab_size=config.vocab_size)
+        if config.model == "gpt2":
+            shape = gpt2.gpt2_shape(end_id=tokenizer.end_id, vocab_multiple=config.vocab_multiple)
+        else:
+            shape = gpt2.tiny_shape(vocab_size=tokenizer.size, end_id=tokenizer.end_id)
+        return Model(network=gpt2.build(shape, seed=config.seed), tokenizer=tokenizer, native=True)
+    folder = Path(config.model)
+    if (folder / "config.json").is_file():
+        try:
+            network, found = open_folder(
+                folder,
+                random_weights=config.weights == "random",
+                seed=config.seed,
+                texts=texts,
+                vocab_size=config.vocab_size,
+            )
+            return Model(network=network, tokenizer=found, native=True)
+        except NotOfThisShapeError as error:
+            say(f"Model: transformers opens {folder}, for {error}.")
+    if config.weights == "random":
+        raise UsageError(
+            f"The shape of {config.model} cannot be taken without its weights.",
+            next_step="Set weights to pretrained, or model to tiny, gpt2 or a folder of the GPT-2 or Llama families.",
+        )
+    wrapped, loaded = hub.load(config.model)
+    return Model(network=wrapped, tokenizer=loaded, native=False)
 
 
 def make_examples(source: Records, model: Model, config: Config, *, say: Callable[[str], None]) -> tuple[Example, ...]:

@@ -28,6 +28,8 @@ class Config:
 
     model: str = "tiny"
     """``tiny``, ``gpt2`` (the 124M shape with random weights), a local folder, or a hub id."""
+    weights: str = "pretrained"
+    """``pretrained``, or ``random`` to take only the shape of a folder. ``tiny`` and ``gpt2`` are always random."""
     dataset: str = "dev-reasoning-v2"
     """A built-in name or the path of a JSON Lines file."""
     output: str = "./output/smoke_tiny"
@@ -108,6 +110,7 @@ RULES: Final[Mapping[str, _Rule]] = {
     "model": _TEXT,
     "dataset": _TEXT,
     "output": _TEXT,
+    "weights": _one_of("pretrained", "random"),
     "device": _one_of("cuda", "cpu", "auto"),
     "max_steps": _POSITIVE,
     "seed": _number("0 or more and less than 2**63", lambda value: 0 <= value < 2**63),

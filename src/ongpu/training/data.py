@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from ongpu.errors import UsageError, WorkError
+from ongpu.errors import WorkError
 from ongpu.training.records import Record
 
 IGNORED: Final = -100
@@ -38,27 +38,27 @@ class Tokenizer(Protocol):
         ...
 
 
+def tokenizers_library() -> Any:
+    """The ``tokenizers`` package; :class:`WorkError` where it is missing."""
+    try:
+        import tokenizers  # noqa: PLC0415 - a machine without it must get a message, not a traceback
+    except ImportError:
+        raise WorkError(
+            "The tokenizers library is not installed.", next_step="Install it: pip install tokenizers."
+        ) from None
+    return tokenizers
+
+
 class BytePairTokenizer:
     """A byte-level BPE of the ``tokenizers`` library."""
 
-    def __init__(self, inner: Any, *, end: str, extra_files: Sequence[Path] = ()) -> None:
-        self._inner = inner
-        self._end = end
-        self._extra_files = tuple(extra_files)
-        end_id = inner.token_to_id(end)
-        if end_id is None:
-            raise UsageError(f"The tokenizer has no token {end}.", next_step="Give a model folder whose files agree.")
-        self._end_id = int(end_id)
+    def __init__(self, inner: Any, *, end: str) -> None:
+        self._inner, self._end, self._end_id = inner, end, int(inner.token_to_id(end))
 
     @classmethod
     def from_texts(cls, texts: Sequence[str], *, vocab_size: int) -> BytePairTokenizer:
         """Train on ``texts``; the same texts give the same tokenizer."""
-        try:
-            import tokenizers  # noqa: PLC0415 - a machine without it must get a message, not a traceback
-        except ImportError:
-            raise WorkError(
-                "The tokenizers library is not installed.", next_step="Install it: pip install tokenizers."
-            ) from None
+        tokenizers = tokenizers_library()
         inner = tokenizers.Tokenizer(tokenizers.models.BPE())
         inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = tokenizers.decoders.ByteLevel()
@@ -74,7 +74,7 @@ class BytePairTokenizer:
     @property
     def size(self) -> int:
         """One more than the largest token id."""
-        return int(self._inner.get_vocab_size())
+        return 1 + max(self._inner.get_vocab().values())
 
     @property
     def end_id(self) -> int:

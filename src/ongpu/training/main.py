@@ -113,7 +113,7 @@ def _run(
         torch.set_float32_matmul_precision("highest")
 
     source = record_files.load(config.dataset, skip_bad=config.on_bad_record == "skip")
-    model = assemble.make_model(config, source.records)
+    model = assemble.make_model(config, source.records, say=console.say)
     examples = assemble.make_examples(source, model, config, say=console.say)
     weights = sum(weight.numel() for weight in model.network.parameters())
     console.say(f"Model: {config.model}, {weights:,} parameters, {config.precision}")

@@ -6,12 +6,8 @@ imported on this path. Without dropout. The head is the transposed token embeddi
 
 from __future__ import annotations
 
-import concurrent.futures
-import hashlib
-import json
 import math
-import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ongpu.errors import WorkError
+from ongpu.training import weights
 from ongpu.training.attention import Layout, attend
+from ongpu.training.layers import Embedding, NotOfThisShapeError
 from ongpu.training.loss import head_loss
 
 
@@ -51,7 +48,7 @@ class GPT2Shape:
             "resid_pdrop": 0.0,
             "embd_pdrop": 0.0,
             "attn_pdrop": 0.0,
-            "initializer_range": INITIAL_STD,
+            "initializer_range": weights.INITIAL_STD,
             "bos_token_id": self.end_id,
             "eos_token_id": self.end_id,
             "pad_token_id": self.end_id,
@@ -62,7 +59,6 @@ class GPT2Shape:
 
 
 LAYER_NORM_EPSILON: Final = 1e-5
-INITIAL_STD: Final = 0.02
 
 
 def gpt2_shape(*, end_id: int, vocab_multiple: int = 1) -> GPT2Shape:
@@ -81,18 +77,6 @@ def tiny_shape(*, vocab_size: int, end_id: int) -> GPT2Shape:
 
 def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
-
-
-class Embedding(nn.Module):
-    """A table of vectors, its weight left empty: ``nn.Embedding`` would fill it with numbers we do not use."""
-
-    def __init__(self, entries: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(entries, width))
-
-    def forward(self, ids: Any) -> Any:
-        """The vectors of ``ids``."""
-        return functional.embedding(ids, self.weight)
 
 
 class Projection(nn.Module):
@@ -202,54 +186,58 @@ class GPT2(nn.Module):
             block.compile()
 
     def save(self, folder: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``.
-
-        :raises WorkError: the disk is full or cannot be written.
-        """
-        import safetensors.torch  # noqa: PLC0415 - needed at the end of a run only
-
-        (folder / "config.json").write_text(json.dumps(self.shape.to_config(), indent=2) + "\n", "utf-8")
-        weights = {name: weight.detach().to("cpu").contiguous() for name, weight in self.state_dict().items()}
-        try:
-            safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        except safetensors.SafetensorError as error:
-            raise WorkError(f"{error}.", next_step="Make room on the disk.") from None
-        shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors makes it owner-only
+        """Write ``config.json`` and ``model.safetensors``."""
+        weights.save(folder, config=self.shape.to_config(), weights=self.state_dict())
 
 
 def build(shape: GPT2Shape, *, seed: int) -> GPT2:
-    """A GPT-2 on the CPU with GPT-2's random weights.
-
-    Each weight is drawn from a generator of its own (seed and name), so the numbers depend neither on the device
-    nor on the order in which threads fill them.
-    """
+    """A GPT-2 on the CPU with GPT-2's random weights."""
     model = GPT2(shape)
-    residual_std = INITIAL_STD / math.sqrt(2 * shape.layers)
-
-    def fill(name: str, weight: Any) -> None:
-        if weight.dim() == 1:
-            nn.init.constant_(weight, 1.0 if name.endswith("weight") else 0.0)
-        else:
-            _normal(weight, name, seed=seed, std=residual_std if name.endswith("c_proj.weight") else INITIAL_STD)
-
-    _in_parallel([(fill, name, weight) for name, weight in model.named_parameters()])
+    residual_std = weights.INITIAL_STD / math.sqrt(2 * shape.layers)
+    weights.draw(
+        model,
+        seed=seed,
+        std_of=lambda name: residual_std if name.endswith("c_proj.weight") else weights.INITIAL_STD,
+    )
     return model
 
 
-_ROWS_AT_ONCE: Final = 4096
+def read_shape(config: Mapping[str, Any]) -> GPT2Shape:
+    """The shape a GPT-2 ``config.json`` describes; :class:`NotOfThisShapeError` where it asks for more."""
+    for key, plain in (
+        ("model_type", "gpt2"),
+        ("activation_function", "gelu_new"),
+        ("layer_norm_epsilon", LAYER_NORM_EPSILON),
+        ("scale_attn_weights", True),
+        ("scale_attn_by_inverse_layer_idx", False),
+        ("tie_word_embeddings", True),
+    ):
+        if config.get(key, plain) != plain:
+            raise NotOfThisShapeError(f"its {key} is {config[key]}")
+    try:
+        width = int(config["n_embd"])
+        if (config.get("n_inner") or 4 * width) != 4 * width:
+            raise NotOfThisShapeError(f"its n_inner is {config['n_inner']}")
+        return GPT2Shape(
+            vocab_size=int(config["vocab_size"]),
+            context_length=int(config["n_positions"]),
+            width=width,
+            layers=int(config["n_layer"]),
+            heads=int(config["n_head"]),
+            end_id=int(config.get("eos_token_id") or 0),
+        )
+    except (KeyError, TypeError) as error:
+        raise NotOfThisShapeError(f"its config.json lacks or misstates {error}") from None
 
 
-def _normal(weight: Any, name: str, *, seed: int, std: float) -> None:
-    with torch.no_grad():
-        for part, rows in enumerate(weight.split(_ROWS_AT_ONCE)):
-            digest = hashlib.sha256(f"{seed}/{name}/{part}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-            rows.normal_(0.0, std, generator=generator)
+def read(shape: GPT2Shape, folder: Path) -> GPT2:
+    """A GPT-2 with the weights of a checkpoint."""
+    model = GPT2(shape)
+    weights.load(model, folder, rename=_our_name)
+    return model
 
 
-def _in_parallel(jobs: list[tuple[Callable[[str, Any], None], str, Any]]) -> None:
-    """Fill the largest weights first, a few at a time: torch releases the interpreter lock meanwhile."""
-    ordered = sorted(jobs, key=lambda job: -job[2].numel())
-    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
-        for done in [pool.submit(run, name, weight) for run, name, weight in ordered]:
-            done.result()
+def _our_name(name: str) -> str | None:
+    if name.endswith((".attn.bias", ".attn.masked_bias")) or name == "lm_head.weight":
+        return None  # masks of old checkpoints, and the head, which is the token table
+    return name if name.startswith("transformer.") else f"transformer.{name}"
