@@ -344,3 +344,13 @@ def test_what_is_shown_is_inert(samples: Samples) -> None:
     folder = samples.bundle("b")
     (folder / "x\x1b[2J").write_text("x")
     assert "\x1b" not in render(samples.check(folder))
+
+
+def test_simulated_said_in_any_way_counts(samples: Samples) -> None:
+    values: tuple[object, ...] = (True, [], {}, "no", 0, 1.5)
+    for value in values:
+        folder = samples.bundle(f"s{value!s:.3}".replace("[]", "list").replace("{}", "dict"))
+        samples.forge(folder, change("machine", simulated=value))
+        report = samples.check(folder)
+        assert report.outcome is not Outcome.PROVEN
+        assert report.exit_status in {1, 3}

@@ -96,9 +96,8 @@ def start_field(observations: Sequence[Observation], name: str) -> str | None:
 
 def is_simulated(observations: Sequence[Observation]) -> bool:
     """Whether any record says that something was simulated. Only an explicit ``false`` at the start says no."""
-    return observations[0].data.get("simulated") is not False or any(
-        one.data.get("simulated") not in {None, False} for one in observations[1:]
-    )
+    said = [one.data.get("simulated") for one in observations]
+    return said[0] is not False or any(not (value is None or value is False) for value in said)
 
 
 def how_it_ended(observations: Sequence[Observation]) -> str:
