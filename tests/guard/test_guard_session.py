@@ -94,6 +94,13 @@ def test_a_command_that_does_not_exist_is_a_usage_error(tmp_path: Path) -> None:
         run_guarded([PYTHON, "-V"], settings=settings(cwd=tmp_path / "gone"), recorder=memory)
 
 
+def test_a_command_that_cannot_start_leaves_no_log(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with pytest.raises(UsageError):
+        prove([str(tmp_path / "nothing")], log_path=log)
+    assert not log.exists()
+
+
 def test_a_log_that_exists_is_not_overwritten(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("evidence")
@@ -155,12 +162,25 @@ while not os.path.exists({str(note)!r}) or not open({str(note)!r}).read():
 
 @linux
 def test_other_children_of_ours_are_left_alone() -> None:
+    """One that was there before, and one begun while the command ran (as ``nvidia-smi`` is)."""
     import subprocess
 
-    with subprocess.Popen([PYTHON, "-c", "import time; time.sleep(60)"]) as mine:
-        python("print(1)")
-        assert mine.poll() is None
-        mine.kill()
+    mine = [subprocess.Popen([PYTHON, "-c", "import time; time.sleep(60)"])]
+
+    def begin() -> None:
+        mine.append(subprocess.Popen([PYTHON, "-c", "import time; time.sleep(60)"], start_new_session=True))
+
+    timer = threading.Timer(0.8, begin)
+    timer.start()
+    try:
+        guarded = python("import time; time.sleep(1.5)")
+        assert len(mine) == 2 and guarded.result.left_behind == 0
+        assert [one.poll() for one in mine] == [None, None]
+    finally:
+        timer.join()
+        for one in mine:
+            one.kill()
+            one.wait()
 
 
 @linux

@@ -170,7 +170,7 @@ def test_no_value_brings_the_judge_down(run: Run, data: st.DataObject) -> None:
         try:
             for key in path[:-1]:
                 inside = inside[key]
-            inside[path[-1]] = data.draw(st.sampled_from(VALUES))
+            inside[path[-1]] = copy.deepcopy(data.draw(st.sampled_from(VALUES)))
         except (KeyError, IndexError, TypeError):
             continue
     try:

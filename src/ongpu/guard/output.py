@@ -29,6 +29,7 @@ class Keep:
     """
 
     def __init__(self, path: Path | None, *, head_bytes: int = 256 << 20, tail_bytes: int = 4 << 20) -> None:
+        self._path = path
         self._head_left = head_bytes
         self._tail_bytes = tail_bytes
         self._tail = bytearray()
@@ -83,6 +84,13 @@ class Keep:
             if self._file is not None:
                 self._file.close()
         self._file = None
+
+    def discard(self) -> None:
+        """Remove the file: nothing was ever written."""
+        if self._file is not None and self._path is not None:
+            self._file.close()
+            self._file = None
+            self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Write the tail and sync. A disk that is full shows here at the latest: see ``error``."""

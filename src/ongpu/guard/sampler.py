@@ -4,7 +4,7 @@
 from 0 without gaps, so that a lost line is noticed; ``ongpu.domain.witness`` documents them. It first takes the
 baseline, then obeys lines on stdin:
 
-``{"watch": PID, "reaper": PID}``  begin to sample this tree
+``{"watch": PID, "reaper": PID, "mark": "NAME=value"}``  begin to sample this tree
 ``{"burst": true}``                sample quickly again from now (something began)
 end of file                        last readings, ``sampler.end``, leave
 
@@ -271,7 +271,8 @@ def main(*, stdin: BinaryIO, stdout: BinaryIO, baseline_s: float) -> int:
         root, reaper = command.get("watch"), command.get("reaper")
         if not isinstance(root, int) or not isinstance(reaper, int):
             return 2
-        sampler.watch(Watched(root=root, reaper=reaper, outside=(os.getpid(),)), commands)
+        mark = str(command.get("mark") or "")
+        sampler.watch(Watched(root=root, reaper=reaper, mark=mark, outside=(os.getpid(),)), commands)
     sampler.end()
     return 0
 

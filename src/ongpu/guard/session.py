@@ -24,8 +24,8 @@ from ongpu.domain.witness import Recorder
 from ongpu.errors import UsageError
 from ongpu.guard.output import Keep, Stream, open_streams, popen_streams
 from ongpu.guard.records import HookTail
-from ongpu.guard.tree import Watched, adopt_orphans, die_with_parent, end_tree, read_processes
-from ongpu.guard.watcher import Watcher, hooked_environment, new_hook_folder
+from ongpu.guard.tree import Watched, adopt_orphans, die_with_parent, end_tree, members_of, read_processes
+from ongpu.guard.watcher import HOOK_VARIABLE, Watcher, hooked_environment, new_hook_folder
 from ongpu.guard.witnesses import FirstLook
 
 TICK_S = 0.05
@@ -148,6 +148,7 @@ class _Session:
         self._kill_at: float | None = None
         self._heard_at = time.monotonic()
         self._begun: set[tuple[str, object]] = set()
+        self._watched: Watched | None = None
 
     def run(self, *, console: BinaryIO | None, console_err: BinaryIO | None) -> GuardResult:
         keep = Keep(self._settings.log_path)
@@ -218,6 +219,8 @@ class _Session:
         data = {key: value for key, value in line.items() if key != "kind"}
         self._recorder.record(str(line.get("kind")), {"role": self._settings.role, **data})
         self._look.sampled(line)
+        if self._watched is not None and line.get("kind") == "tree":
+            self._watched.remember(members_of(line.get("processes")))
 
     def _start(self, streams: Mapping[str, int], folder: Path) -> subprocess.Popen[bytes]:
         settings = self._settings
@@ -261,14 +264,17 @@ class _Session:
         except UsageError:
             for stream in streams:
                 stream.abandon()
+            keep.discard()  # nothing ran: nothing is left of it
             raise
         for stream in streams:
             stream.start()
-        watched = Watched(root=child.pid, reaper=os.getpid(), outside={*before, watcher.pid})
+        mark = f"{HOOK_VARIABLE}={folder}"
+        watched = Watched(root=child.pid, reaper=os.getpid(), mark=mark, outside={*before, watcher.pid})
+        self._watched = watched
         tail = HookTail(folder)
         try:
             self._started(child, watched)
-            watcher.tell({"watch": child.pid, "reaper": os.getpid()})
+            watcher.tell({"watch": child.pid, "reaper": os.getpid(), "mark": mark})
             self._until_exit(child, watcher, tail, streams, began)
             seconds = time.monotonic() - began
             status, signal_name = _status(child.returncode)

@@ -57,6 +57,12 @@ def _read_proc() -> dict[int, Member]:
     return found
 
 
+def members_of(processes: object) -> list[Member]:
+    """Members as the sampler's ``tree`` line tells them."""
+    rows = processes if isinstance(processes, list) else []
+    return [Member(pid=one["pid"], ppid=one["ppid"], start_time=one["start_time"]) for one in rows]
+
+
 def descendants(root: int, processes: dict[int, Member]) -> list[Member]:
     """``root`` and everything below it, parents first; empty when ``root`` is gone."""
     children: dict[int, list[int]] = {}
@@ -71,14 +77,19 @@ def descendants(root: int, processes: dict[int, Member]) -> list[Member]:
 class Watched:
     """The tree of one run over time: once a member, always a member, and so are its children.
 
-    :param root: pid of the command's first process.
-    :param reaper: pid of the supervisor, to which orphans of the tree are handed (a subreaper).
+    An orphan of the tree is handed to the supervisor (a subreaper). It is told from the supervisor's own children by
+    its session, or by the mark that the run's environment carries.
+
+    :param root: pid of the command's first process, the leader of a session of its own.
+    :param reaper: pid of the supervisor.
+    :param mark: ``NAME=value`` that only this run's environment has; empty for none.
     :param outside: pids below the supervisor that are none of the run's (the sampler).
     """
 
-    def __init__(self, *, root: int, reaper: int, outside: Iterable[int] = ()) -> None:
+    def __init__(self, *, root: int, reaper: int, mark: str = "", outside: Iterable[int] = ()) -> None:
         self._root = root
         self._reaper = reaper
+        self._mark = mark.encode()
         self._outside = set(outside)
         self._began: float | None = None
         self._members: dict[int, Member] = {}
@@ -96,14 +107,30 @@ class Watched:
             self._began = root.start_time
             self._members[root.pid] = root
         for member in seen.values():
-            if self._began is not None and member.ppid == self._reaper and member.start_time >= self._began:
-                self._members.setdefault(member.pid, member)
+            if member.ppid == self._reaper and member.pid not in self._members and self._ours(member):
+                self._members[member.pid] = member
         for pid in [*self._members]:
             for member in descendants(pid, seen):
                 self._members.setdefault(member.pid, member)
         for pid in self._outside:
             self._members.pop(pid, None)
         return sorted(self._members.values(), key=lambda member: member.pid)
+
+    def remember(self, members: Iterable[Member]) -> None:
+        """Members that somebody else saw: they stay members when they are orphaned."""
+        for member in members:
+            if member.pid not in self._outside:
+                self._members.setdefault(member.pid, member)
+
+    def _ours(self, member: Member) -> bool:
+        if self._began is None or member.start_time < self._began or member.pid in self._outside:
+            return False
+        with contextlib.suppress(OSError, AttributeError):
+            if os.getsid(member.pid) == self._root:
+                return True
+            environment = Path("/proc", str(member.pid), "environ").read_bytes().split(b"\0")
+            return bool(self._mark) and self._mark in environment
+        return False
 
 
 def adopt_orphans(*, on: bool) -> bool:

@@ -21,6 +21,7 @@ _START = (
     "sys.argv[0] = 'ongpu.guard.sampler'; runpy.run_module('ongpu.guard.sampler', run_name='__main__')"
 )
 MAX_LINE = 4 << 20
+HOOK_VARIABLE = "ONGPU_HOOK_DIR"
 
 
 class Watcher:
@@ -131,5 +132,5 @@ def hooked_environment(environment: Mapping[str, str], *, folder: Path) -> dict[
     return {
         **environment,
         "PYTHONPATH": hook + (os.pathsep + before if before else ""),
-        "ONGPU_HOOK_DIR": str(folder),
+        HOOK_VARIABLE: str(folder),
     }

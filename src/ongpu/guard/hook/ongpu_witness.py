@@ -7,8 +7,8 @@ armed with; ``ongpu.domain.witness`` documents each. It never initializes CUDA, 
 into the program: what fails inside it becomes an ``error`` record.
 
 What it costs: every step a walk over the parameters that asks ``is_cuda`` (tens of nanoseconds each) and one
-clock reading; the first five steps of each optimizer, and then at most once a second (less often where the
-model is so large that a sample costs more than 1/500 of the time between), a full sample.
+clock reading; the first five steps of each optimizer, and then at most once a second (less often in long runs, and
+where the model is so large that a sample costs more than 1/500 of the time between), a full sample.
 """
 
 # ruff: noqa: PLC0415 - imports wait until they are needed: this runs at the start of every Python of the tree
@@ -29,6 +29,9 @@ FIRST_STEPS = 5  # sampled in full, each
 SAMPLE_INTERVAL_S = 1.0
 SAMPLE_SHARE = 500  # a sample may cost 1/500 of the time to the next one
 TIMES_INTERVAL_S = 0.005  # step times closer together than this are thinned
+# Both grow with the run, so that a night's records stay small: after an hour a sample at most every elapsed / 3600.
+SAMPLES_GROW = 3600
+TIMES_GROW = 20000
 MAX_ERRORS = 5
 MAX_WARNINGS = 20
 MAX_TEXT = 2000
@@ -133,6 +136,7 @@ class Witness:
         self._steps = 0
         self._times: list[tuple[int, float]] = []
         self._times_at = 0.0
+        self._began: float | None = None
         self._flush_at = 0.0
         self._ended = False
         self._closing = False
@@ -277,7 +281,9 @@ class Witness:
         off = parameters != on_cuda or gradients != gradients_on_cuda
         stepper.off_steps += off
         stepper.last = (stepper.steps, on_cuda, parameters, gradients_on_cuda, gradients)
-        if now - self._times_at >= TIMES_INTERVAL_S:
+        if self._began is None:
+            self._began = now
+        if now - self._times_at >= max(TIMES_INTERVAL_S, (now - self._began) / TIMES_GROW):
             self._times.append((self._steps, round(now, 6)))
             self._times_at = now
         if stepper.steps <= FIRST_STEPS or now >= stepper.next_sample or off != stepper.off:
@@ -337,7 +343,8 @@ class Witness:
             event=self._event(cuda) if cuda and not final else None,
         )
         cost = time.monotonic() - now
-        stepper.next_sample = now + max(SAMPLE_INTERVAL_S, SAMPLE_SHARE * cost)
+        elapsed = now - (self._began or now)
+        stepper.next_sample = now + max(SAMPLE_INTERVAL_S, elapsed / SAMPLES_GROW, SAMPLE_SHARE * cost)
 
     # -- CUDA, only where the program has initialized it ------------------------------------------------------
 
