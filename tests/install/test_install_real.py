@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ongpu.domain.machine import Machine
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.errors import BlockedError, RefusedError, UnknownError, UsageError, WorkError
+from ongpu.install import platform_of
 
 pytestmark = [pytest.mark.process, pytest.mark.network]
 
@@ -215,6 +218,25 @@ def test_dry_run_installs_nothing_and_tells_all(world: Any) -> None:
     assert world.left() == ["backend"]
 
 
+def test_a_lock_for_another_machine(world: Any) -> None:
+    """Windows, CPython 3.13, resolved on this machine: its wheels, its markers."""
+    for tag in ("cp313-cp313-win_amd64", "cp313-cp313-manylinux_2_28_x86_64", "cp312-cp312-win_amd64"):
+        world.wheel("pypi", "native", "1.0", tag=tag)
+    platform = platform_of(Machine(os="windows", arch="x86_64"))
+    file = world.folder / "pylock.windows.toml"
+    wanted = ("native", "transformers; sys_platform == 'win32'", "flax; sys_platform == 'linux'")
+    report = world.install(platform=platform, python="3.13", dry_run=True, requirements=wanted, lock_file=file)
+    assert report.outcome is Outcome.UNKNOWN
+    installed = by_name(report.installed)
+    assert installed["native"].url.endswith("native-1.0-cp313-cp313-win_amd64.whl")
+    assert "transformers" in installed
+    assert report.excluded == (), "flax is asked for on Linux only"
+    assert tomllib.loads(file.read_text())["lock-version"] == "1.0"
+    assert world.left() == ["pylock.windows.toml"]
+    with pytest.raises(UsageError, match="another machine cannot be made"):
+        world.install(platform=platform, python="3.13")
+
+
 def test_offline_from_a_folder(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = tmp_path / "wheels and more"
     wheels.mkdir()
@@ -351,3 +373,4 @@ def test_the_record_is_json_and_names_its_schema(world: Any) -> None:
     record = json.loads((world.venv / "ongpu-complete.json").read_text())
     assert record["schema"] == "ongpu/environment/1"
     assert not (world.venv / "ongpu-building").exists()
+    assert tomllib.loads((world.venv / "pylock.toml").read_text())["packages"]

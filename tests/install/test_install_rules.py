@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ongpu.domain.arch import RuntimeVersion
 from ongpu.domain.build import Decision, DecisionKind
 from ongpu.domain.environment import Environment, InstalledTorch, Package
-from ongpu.domain.machine import PythonInstall
+from ongpu.domain.machine import Machine, PythonInstall
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.errors import BlockedError, OngpuError, RefusedError, UsageError, WorkError
 from ongpu.install.advice import dockerfile_lines, notebook_lines, uv_project_lines
@@ -27,6 +27,7 @@ from ongpu.install.policy import parse_policy, policy, row_for
 from ongpu.install.project import read_project
 from ongpu.install.redact import Redactor
 from ongpu.install.request import Installed, InstallRequest, activation_of
+from ongpu.install.target import markers_for, platform_of, platform_tags_of
 from ongpu.install.uv import clean_environment
 
 # --- the policy
@@ -92,6 +93,10 @@ def test_a_project_is_read_with_its_extra(tmp_path: Path) -> None:
     ]
     assert found.requirement_of("torch") == "torch>=2.0.0"
     assert found.requirement_of("nothing") is None
+    text = PROJECT.replace("torch>=2.0.0", "torch==2.14.1+cpu; sys_platform == 'linux'")
+    found = read_project(write(tmp_path / "q", text), extra="training")
+    assert found.requirement_of("torch", markers=markers_for("x86_64-manylinux_2_28", python="3.12")) == "torch==2.14.1"
+    assert found.requirement_of("torch", markers=markers_for("x86_64-pc-windows-msvc", python="3.12")) is None
     assert read_project(tmp_path / "p", extra="web-ui").extras == ("web-ui",)
 
 
@@ -178,6 +183,27 @@ def test_values_that_would_be_options_are_refused(value: str) -> None:
     ):
         with pytest.raises(UsageError):
             check_values(InstallRequest(decision=decision(), venv=Path("x"), **given_value))
+
+
+@pytest.mark.parametrize(
+    ("os", "arch", "glibc", "name"),
+    [
+        ("linux", "x86_64", "2.35", "x86_64-manylinux_2_35"),
+        ("linux", "x86_64", "2.30", "x86_64-manylinux_2_28"),
+        ("linux", "aarch64", "2.99", "aarch64-manylinux_2_40"),
+        ("windows", "x86_64", None, "x86_64-pc-windows-msvc"),
+    ],
+)
+def test_the_platform_of_a_machine(os: str, arch: str, glibc: str | None, name: str) -> None:
+    assert platform_of(Machine(os=os, arch=arch, glibc=glibc)) == name
+
+
+@pytest.mark.parametrize(
+    ("os", "arch", "glibc"), [("macos", "aarch64", None), ("linux", "x86_64", None), ("linux", "riscv64", "2.35")]
+)
+def test_a_platform_without_builds(os: str, arch: str, glibc: str | None) -> None:
+    with pytest.raises(UsageError):
+        platform_of(Machine(os=os, arch=arch, glibc=glibc))
 
 
 # --- uv's words: recorded from uv 0.13.9 on Linux x86-64, addresses shortened
@@ -382,6 +408,19 @@ wheels = [
     assert "2_28" in found.location
     (unknown,) = parse_lock(narrowed(text, {}))
     assert unknown.location is None
+
+
+def test_the_tags_of_another_machine_in_their_order() -> None:
+    order = tag_order((3, 12), free_threaded=False, platforms=platform_tags_of("aarch64-manylinux_2_28"))
+    ranks = [
+        order[f"cp312-cp312-{one}_aarch64"]
+        for one in ("manylinux_2_28", "manylinux_2_17", "manylinux2014", "manylinux_2_5", "linux")
+    ]
+    assert ranks == sorted(ranks)
+    assert "cp312-cp312-manylinux_2_31_aarch64" not in order
+    assert "cp312-cp312-win_amd64" in tag_order(
+        (3, 12), free_threaded=False, platforms=platform_tags_of("x86_64-pc-windows-msvc")
+    )
 
 
 def test_the_tags_of_a_free_threaded_python_are_its_own() -> None:

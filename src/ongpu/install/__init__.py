@@ -5,6 +5,7 @@ from ongpu.install.engine import install
 from ongpu.install.policy import PolicyRow, policy
 from ongpu.install.project import Project, read_project
 from ongpu.install.request import Activation, Change, Installed, InstallReport, InstallRequest
+from ongpu.install.target import markers_for, platform_of
 
 __all__ = [
     "Activation",
@@ -16,7 +17,9 @@ __all__ = [
     "Project",
     "dockerfile_lines",
     "install",
+    "markers_for",
     "notebook_lines",
+    "platform_of",
     "policy",
     "read_project",
     "uv_project_lines",

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -43,13 +42,17 @@ def wanted_by_graph(annotated: str) -> dict[str, tuple[str, ...]]:
     return {name: tuple(dict.fromkeys(by)) for name, by in graph.items()}
 
 
-def static_graph(project: Project | None, requirements: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Who wants what, as far as the project's own file and the given requirements say."""
+def static_graph(
+    project: Project | None, requirements: Iterable[str], *, markers: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Who wants what on this target, as far as the project's own file and the given requirements say."""
     graph: dict[str, list[str]] = {}
-    for one in project.wanted if project else ():
-        graph.setdefault(one.name, []).append(f"{one.by} ({one.requirement})")
-    for text in requirements:
-        graph.setdefault(str(canonicalize_name(Requirement(text).name)), []).append(f"the command line ({text})")
+    wanted = [(one.requirement, one.by) for one in project.wanted] if project else []
+    wanted += [(text, "the command line") for text in requirements]
+    for text, by in wanted:
+        one = Requirement(text)
+        if one.marker is None or one.marker.evaluate(dict(markers)):
+            graph.setdefault(str(canonicalize_name(one.name)), []).append(f"{by} ({text})")
     return {name: tuple(dict.fromkeys(by)) for name, by in graph.items()}
 
 
@@ -92,16 +95,18 @@ def all_changes(
     allowed: frozenset[str],
     found: Environment | None,
     torch_from: str,
+    markers: Mapping[str, str],
 ) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
     """What was excluded, and what was overridden.
 
     :param found: the environment after the install, whose metadata knows more askers than the project's file.
     :param torch_from: the index of torch's family, secrets removed.
+    :param markers: the marker environment of the target Python.
     """
     graph = merged(
-        static_graph(project, requirements),
+        static_graph(project, requirements, markers=markers),
         wanted_by_graph(resolution.annotated or ""),
-        installed_graph(found.packages, markers=_markers(found)) if found is not None else {},
+        installed_graph(found.packages, markers=markers) if found is not None else {},
     )
     left_out = excluded(graph, rows=rows, allowed=allowed)
     overridden = list(resolution.replaced)
@@ -119,13 +124,6 @@ def all_changes(
             reason = f"the project sends it to an index of its own; it comes from {torch_from}, as decided for this GPU"
             overridden.append(Change(name=source, wanted_by=by, action="source-ignored", reason=reason))
     return left_out, tuple(overridden)
-
-
-def _markers(found: Environment) -> dict[str, str]:
-    """The marker environment of the Python that was read; it runs on this machine."""
-    markers = {name: str(value) for name, value in default_environment().items()}
-    version = found.python.version
-    return {**markers, "python_full_version": version, "python_version": ".".join(version.split(".")[:2])}
 
 
 def excluded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -51,6 +52,12 @@ def check_values(request: InstallRequest) -> None:
     python = request.python
     if python is not None and (python.startswith("-") or not python.strip() or not python.isprintable()):
         raise UsageError(f"{python!r} is no Python.", next_step="Give a version such as 3.12, or a path.")
+    if request.platform is not None and not request.dry_run:
+        raise UsageError(
+            "An environment for another machine cannot be made here.", next_step="Use --dry-run or --lock."
+        )
+    if request.platform is not None and (python is None or not re.fullmatch(r"3\.\d+(\.\d+)?", python)):
+        raise UsageError("For another machine, its Python version must be known.", next_step="Give --python 3.12.")
     for text in request.requirements:
         try:
             Requirement(text)

@@ -32,10 +32,12 @@ from ongpu.install.redact import Redactor
 from ongpu.install.request import Installed, InstallReport, InstallRequest, activation_of
 from ongpu.install.resolve import Indexes, Resolution, Resolver, indexes_of, sources_of
 from ongpu.install.reuse import SCHEMA, Record, asked, differences, record_of
+from ongpu.install.target import markers_for
 from ongpu.install.uv import Uv, find_uv
 from ongpu.machine.process import Processes
 
 _LOG: Final = "ongpu-install.log"
+_LOCK: Final = "pylock.toml"
 _MAKE_TIMEOUT_S: Final = 900.0
 
 Read = Callable[[Path], Environment]
@@ -224,6 +226,7 @@ class _Job:
             target = work / self.venv.name
             python = self._new_environment(uv, target, log_name=log_name)
             resolution = self._resolve(uv, python=python, work=work, log_name=log_name)
+            self._keep_lock(resolution)
             return self._report(uv, resolution, found=None, log=None)
         with place.building(self.venv) as partial:
             python = self._new_environment(uv, partial.folder, log_name=log_name)
@@ -242,6 +245,8 @@ class _Job:
             if report.outcome is Outcome.REFUTED:
                 return report
             shutil.copyfile(log, partial.folder / _LOG)
+            (partial.folder / _LOCK).write_text(self.redactor.text(resolution.lock_file.read_text("utf-8")), "utf-8")
+            self._keep_lock(resolution)
             record = self._record(report)
             place.commit(partial, marker=msgspec.to_builtins(record), replace=self.request.replace)
             # Read once more where it lies now: a move that broke it must not be reported as an environment.
@@ -254,7 +259,8 @@ class _Job:
         return replace(report, environment=found, python=str(place.python_of(self.venv)))
 
     def _new_environment(self, uv: Uv, folder: Path, *, log_name: str) -> Path:
-        wanted = self.request.python or sys.executable
+        # For another machine any Python of this one will do: uv is told the version to resolve for.
+        wanted = sys.executable if self.request.platform else self.request.python or sys.executable
         uv.run(
             *("venv", "--no-project", "--relocatable", "--allow-existing", "--prompt", self.venv.name),
             *("--python", wanted, str(folder)),
@@ -277,6 +283,11 @@ class _Job:
             log_name=log_name,
         ).resolve()
 
+    def _keep_lock(self, resolution: Resolution) -> None:
+        if self.request.lock_file is not None:
+            text = self.redactor.text(resolution.lock_file.read_text("utf-8"))
+            self.request.lock_file.write_text(text, "utf-8")
+
     def _say(self, resolution: Resolution) -> None:
         """Before gigabytes are fetched, how many."""
         if self.on_output is None:
@@ -295,6 +306,7 @@ class _Job:
             rows=self.rows,
             allowed=self.allowed,
             found=found,
+            markers=markers_for(self.request.platform, python=found.python.version if found else self.request.python),
             torch_from=self.redactor.text(self.indexes.torch or self.indexes.default),
         )
         notes = list(self._uv_project())
@@ -303,9 +315,12 @@ class _Job:
                 "who else wants an excluded package is not known, since without the exclusions it does not resolve: "
                 + resolution.shadow_problem
             )
-        if any(one.sha256 is None and not one.built for one in installed):
-            names = ", ".join(one.name for one in installed if one.sha256 is None and not one.built)
-            notes.append(f"the index gives no SHA-256 for: {names}")
+        unhashed = [one.name for one in installed if one.url is not None and one.sha256 is None and not one.built]
+        if unhashed:
+            notes.append(f"the index gives no SHA-256 for: {', '.join(unhashed)}")
+        several = [one.name for one in installed if one.url is None and not one.built]
+        if several:
+            notes.append(f"several files fit equally well, so which one is not known before: {', '.join(several)}")
         outcome, reason, cause = Outcome.UNKNOWN, "a dry run: resolved, nothing installed", None
         if found is not None:
             judgment = judge(found, decision=self.request.decision, installed=installed)

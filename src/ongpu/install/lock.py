@@ -77,13 +77,18 @@ def _locked(row: dict[str, Any]) -> Locked:
     )
 
 
-def tag_order(version: tuple[int, int], *, free_threaded: bool) -> dict[str, int]:
-    """The wheel tags a CPython of this machine accepts, each with its rank, best first."""
+def tag_order(
+    version: tuple[int, int], *, free_threaded: bool, platforms: tuple[str, ...] | None = None
+) -> dict[str, int]:
+    """The wheel tags a CPython accepts, each with its rank, best first.
+
+    :param platforms: platform tags, best first; ``None`` for those of this machine.
+    """
     interpreter = f"cp{version[0]}{version[1]}"
     abis = [interpreter + "t"] if free_threaded else None
     tags = [
-        *cpython_tags(python_version=version, abis=abis),
-        *compatible_tags(python_version=version, interpreter=interpreter),
+        *cpython_tags(python_version=version, abis=abis, platforms=platforms),
+        *compatible_tags(python_version=version, interpreter=interpreter, platforms=platforms),
     ]
     return {str(tag): rank for rank, tag in enumerate(tags)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,19 @@ class Project:
     sources: tuple[str, ...]
     static: bool
 
-    def requirement_of(self, name: str) -> str | None:
-        """What the project itself asks of ``name``, joined, for the planner: ``torch<2.10,>=2.0``."""
+    def requirement_of(self, name: str, *, markers: Mapping[str, str] | None = None) -> str | None:
+        """What the project itself asks of ``name``, joined, for the planner: ``torch<2.10,>=2.0``.
+
+        A local label (``==2.14.1+cpu``) names a build, which is the planner's choice: it is left off.
+
+        :param markers: the marker environment of the target (default: this Python on this machine).
+        """
+        environment = dict(markers) if markers is not None else {"extra": ""}
         asked = [Requirement(one.requirement) for one in self.wanted if one.name == name]
+        asked = [one for one in asked if one.marker is None or one.marker.evaluate(environment)]
         if not asked:
             return None
-        specifiers = sorted({str(one.specifier) for one in asked if one.specifier})
-        return name + ",".join(specifiers)
+        return name + ",".join(sorted({str(part).partition("+")[0] for one in asked for part in one.specifier}))
 
 
 def read_project(folder: Path, *, extra: str | None) -> Project:

@@ -27,6 +27,9 @@ class InstallRequest:
     :param allow: names the policy would exclude, wanted nevertheless.
     :param python: version (``3.12``) or path of the interpreter; ``None`` is the one that runs ongpu.
     :param build: whether packages without a wheel may be built from source here.
+    :param platform: uv's name of another machine's platform (:func:`ongpu.install.target.platform_of`), to
+        resolve for it; with ``dry_run`` only, and ``python`` must be a version.
+    :param lock_file: where to write what was resolved as ``pylock.toml`` (PEP 751), secrets removed.
     :param replace: the user's word that a complete environment in the way may go.
     """
 
@@ -45,6 +48,8 @@ class InstallRequest:
     python: str | None = None
     build: bool = True
     replace: bool = False
+    platform: str | None = None
+    lock_file: Path | None = None
     resolve_timeout_s: float = 900.0
     install_timeout_s: float = 4 * 3600.0
 

@@ -22,6 +22,7 @@ from ongpu.install.place import version_of
 from ongpu.install.policy import PolicyRow
 from ongpu.install.project import Project
 from ongpu.install.request import Change, InstallRequest
+from ongpu.install.target import markers_for, platform_tags_of
 from ongpu.install.uv import Uv
 from ongpu.install.variant import replaced_variants
 
@@ -147,7 +148,7 @@ class Resolver:
         lock.unlink(missing_ok=True)
         self.uv.run(
             *("pip", "compile", str(requirements), "--python", str(self.python), *sources_of(self.request)),
-            *("--no-build", "--format", "pylock.toml", "-o", str(lock)),
+            *("--no-build", "--format", "pylock.toml", "-o", str(lock), *self._target()),
             step=f"resolve {torch}",
             timeout_s=self.request.resolve_timeout_s,
             log_name=self.log_name,
@@ -193,10 +194,22 @@ class Resolver:
         )
         return self._narrowed(lock, family)
 
-    def _narrowed(self, lock: Path, family: tuple[Locked, ...]) -> tuple[Locked, ...]:
+    def _target(self) -> tuple[str, ...]:
+        if self.request.platform is None:
+            return ()
+        return ("--python-platform", self.request.platform, "--python-version", str(self.request.python))
+
+    def _tag_order(self) -> dict[str, int]:
+        platform = self.request.platform
+        if platform is not None:
+            major, minor = str(self.request.python).split(".")[:2]
+            return tag_order((int(major), int(minor)), free_threaded=False, platforms=platform_tags_of(platform))
         version, free_threaded = version_of(self.python.parent.parent)
-        if version is not None:
-            lock.write_text(narrowed(lock.read_text("utf-8"), tag_order(version, free_threaded=free_threaded)), "utf-8")
+        return {} if version is None else tag_order(version, free_threaded=free_threaded)
+
+    def _narrowed(self, lock: Path, family: tuple[Locked, ...]) -> tuple[Locked, ...]:
+        order = self._tag_order()
+        lock.write_text(narrowed(lock.read_text("utf-8"), order), "utf-8")
         # A file asked for by URL is locked without its size, which the family's resolution knew.
         sizes = {one.name: one.size_bytes for one in family}
         return tuple(
@@ -207,7 +220,7 @@ class Resolver:
         constraints = str(self.work / "constraints.in")
         ignored = tuple(word for name in ("torch", *COMPANIONS, "triton") for word in ("--no-sources-package", name))
         return (
-            *("--python", str(self.python), *sources_of(self.request), *ignored),
+            *("--python", str(self.python), *sources_of(self.request), *self._target(), *ignored),
             *("--constraints", constraints, "--build-constraints", constraints),
             *("--overrides", str(self.work / "overrides.in")),
         )
@@ -219,7 +232,8 @@ class Resolver:
         return f"{self.project.name or self.project.folder.name}{extras}"
 
     def _replaced(self, family: tuple[Locked, ...]) -> tuple[Change, ...]:
-        return replaced_variants(self.project, self.request.requirements, family=family)
+        markers = markers_for(self.request.platform, python=self.request.python)
+        return replaced_variants(self.project, self.request.requirements, family=family, markers=markers)
 
     def _write_inputs(self, family: tuple[Locked, ...], *, wanted: tuple[str, ...]) -> None:
         pins = {one.name: f"{one.name} @ {self._pinned_url(one)}" for one in family}

@@ -7,7 +7,7 @@ another, that is a contradiction, and the user decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import Requirement
@@ -22,10 +22,11 @@ from ongpu.install.request import Change
 
 
 def replaced_variants(
-    project: Project | None, requirements: Iterable[str], *, family: Iterable[Locked]
+    project: Project | None, requirements: Iterable[str], *, family: Iterable[Locked], markers: Mapping[str, str]
 ) -> tuple[Change, ...]:
     """The requirements whose variant gives way to the decided one.
 
+    :param markers: the marker environment of the target.
     :raises BlockedError: one names another public version.
     """
     decided = {one.name: Version(one.version) for one in family if one.version is not None}
@@ -35,7 +36,7 @@ def replaced_variants(
     for text, by in wanted:
         requirement = Requirement(text)
         name = str(canonicalize_name(requirement.name))
-        if name not in decided or (requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})):
+        if name not in decided or (requirement.marker is not None and not requirement.marker.evaluate(dict(markers))):
             continue
         named = _named_version(requirement)
         if named is None:
