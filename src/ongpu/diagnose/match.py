@@ -1,8 +1,10 @@
 """A log and the rules -> signals: which rule fired, how often, on which lines.
 
-The speed comes from what logs are: millions of lines, few kinds. A line's *kind* is the line in lower case with
-every digit made ``0``; each kind is looked at once, and only lines of a kind that a rule could match are read
-again. The kinds are kept in a table of bounded size.
+The speed comes from what logs are: millions of lines, few kinds, few words. A line's *kind* is the line in lower
+case with every digit made ``0``; each kind is looked at once. Whether a kind can match is asked of its words: every
+alternative of a rule has an *anchor*, the longest piece of its literals without a blank, and each distinct word is
+looked through for anchors once. Only lines of a kind that a rule could match are read again. The tables of kinds
+and words are of bounded size, and nothing here is a regular expression.
 """
 
 from __future__ import annotations
@@ -14,25 +16,28 @@ from typing import Final
 
 from ongpu.catalog.causes import Rule
 from ongpu.diagnose.facts import FACT_LITERALS, FactReader
-from ongpu.diagnose.text import blocks, clean, shown
+from ongpu.diagnose.text import Block, blocks, clean, shown
 
 _LOWER: Final = bytes.maketrans(bytes(range(65, 91)), bytes(range(97, 123)))
 _KIND: Final = bytes.maketrans(bytes(range(65, 91)) + b"123456789", bytes(range(97, 123)) + b"0" * 9)
 _KINDS_KEPT: Final = 100_000
+_WORDS_KEPT: Final = 200_000
 _FIRST_KEPT: Final = 40
 _LAST_KEPT: Final = 400
+# Lines of one kind say the same facts; so many of each are read.
+_FACT_LINES_A_KIND: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One line on which a rule fired."""
+    """One line on which a rule fired; ``raw`` still has its terminal escapes."""
 
     line: int
-    text: bytes
+    raw: bytes
 
     def shown(self) -> str:
         """The line for people."""
-        return shown(self.text)
+        return shown(clean(self.raw))
 
 
 @dataclass(slots=True)
@@ -42,47 +47,49 @@ class Signal:
     rule: Rule
     count: int = 0
     first: list[Hit] = field(default_factory=list)
-    last: deque[Hit] = field(default_factory=lambda: deque(maxlen=_LAST_KEPT))
+    last: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=_LAST_KEPT))
 
-    def add(self, hit: Hit) -> None:
+    def add(self, line: int, raw: bytes) -> None:
         """Count one more."""
         self.count += 1
-        if len(self.first) < _FIRST_KEPT:
-            self.first.append(hit)
+        if self.count > _FIRST_KEPT:
+            self.last.append((line, raw))
         else:
-            self.last.append(hit)
+            self.first.append(Hit(line, raw))
 
     def hits(self) -> list[Hit]:
         """The hits kept, in order."""
-        return [*self.first, *self.last]
+        return [*self.first, *(Hit(line, raw) for line, raw in self.last)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Pattern:
-    """A rule's literals as bytes, and as they look in a line's kind."""
+class _Group:
+    """One alternative of a rule (``None``: of the facts): literals as they are, and as they look in a kind."""
 
     rule: Rule | None
-    exact: tuple[tuple[bytes, ...], ...]
-    kinds: tuple[tuple[bytes, ...], ...]
-    none: tuple[bytes, ...]
+    exact: tuple[bytes, ...]
+    kinds: tuple[bytes, ...]
+    anchor: bytes
 
     @classmethod
-    def of(cls, rule: Rule | None, match: Sequence[Sequence[str]], none: Sequence[str]) -> _Pattern:
-        exact = tuple(tuple(literal.encode() for literal in group) for group in match)
-        return cls(
-            rule=rule,
-            exact=exact,
-            kinds=tuple(tuple(literal.translate(_KIND) for literal in group) for group in exact),
-            none=tuple(literal.encode() for literal in none),
-        )
+    def of(cls, rule: Rule | None, literals: Sequence[str]) -> _Group:
+        exact = tuple(literal.encode() for literal in literals)
+        kinds = tuple(literal.translate(_KIND) for literal in exact)
+        pieces = [piece for literal in kinds for piece in literal.split()]
+        return cls(rule=rule, exact=exact, kinds=kinds, anchor=max(pieces, key=len))
 
-    def fits_kind(self, kind: bytes) -> bool:
-        return any(all(literal in kind for literal in group) for group in self.kinds)
 
-    def fits(self, lowered: bytes) -> bool:
-        if any(literal in lowered for literal in self.none):
-            return False
-        return any(all(literal in lowered for literal in group) for group in self.exact)
+@dataclass(slots=True)
+class _Wanted:
+    """What to do with the lines of one kind.
+
+    ``certain`` rules match every line of the kind; ``doubtful`` ones have a digit to compare. ``fact_lines`` is
+    how many lines may still be read for facts.
+    """
+
+    certain: list[Signal]
+    doubtful: list[Signal]
+    fact_lines: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,48 +103,119 @@ class Signals:
 
 def scan(data: bytes | Iterable[bytes], rules: Sequence[Rule]) -> Signals:
     """Match every rule against every line. Memory stays bounded whatever the size of the log."""
-    patterns = [_Pattern.of(rule, rule.match, rule.none) for rule in rules]
-    patterns.append(_Pattern.of(None, FACT_LITERALS, ()))
-    fired: dict[str, Signal] = {}
-    facts = FactReader()
-    kinds: dict[bytes, tuple[_Pattern, ...]] = {}
+    matcher = _Matcher(rules)
     lines = 0
     for block in blocks(data):
-        block_kinds = [piece.translate(_KIND) for piece in block.pieces]
-        unique = set(block_kinds)
-        fresh = unique.difference(kinds)
-        if len(kinds) + len(fresh) > _KINDS_KEPT:
-            kinds.clear()
+        matcher.read(block)
+        lines = block.last_line
+    fired = {name: signal for name, signal in matcher.signals.items() if signal.count}
+    return Signals(fired=fired, facts=matcher.facts, lines=lines)
+
+
+def _has_digit(literal: bytes) -> bool:
+    return any(48 <= byte <= 57 for byte in literal)
+
+
+class _Matcher:
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.signals = {rule.id: Signal(rule=rule) for rule in rules}
+        self.facts = FactReader()
+        self._none = {rule.id: tuple(literal.encode() for literal in rule.none) for rule in rules}
+        self._exact = {rule.id: [[one.encode() for one in group] for group in rule.match] for rule in rules}
+        groups = [_Group.of(rule, literals) for rule in rules for literals in rule.match]
+        groups += [_Group.of(None, literals) for literals in FACT_LITERALS]
+        self._by_anchor: dict[bytes, list[_Group]] = {}
+        for group in groups:
+            self._by_anchor.setdefault(group.anchor, []).append(group)
+        self._kinds: dict[bytes, _Wanted | None] = {}
+        self._plain_words: set[bytes] = set()
+        self._words: dict[bytes, tuple[bytes, ...]] = {}
+
+    def read(self, block: Block) -> None:
+        kinds = [piece.translate(_KIND) for piece in block.pieces]
+        unique = set(kinds)
+        fresh = unique.difference(self._kinds)
+        if len(self._kinds) + len(fresh) > _KINDS_KEPT:
+            self._kinds.clear()
             fresh = unique
-        _classify(fresh, patterns, kinds)
-        wanted = {kind for kind in unique if kinds[kind]}
-        numbers = block.line_numbers() if wanted else []
-        for index, kind in enumerate(block_kinds) if wanted else ():
-            if kind not in wanted:
-                continue
-            text = clean(block.pieces[index])
-            lowered = text.translate(_LOWER)
-            for pattern in kinds[kind]:
-                if not pattern.fits(lowered):
+        self._classify(fresh)
+        wanted = {kind: todo for kind in unique if (todo := self._kinds[kind])}
+        if not wanted:
+            return
+        numbers = block.line_numbers()
+        pieces = block.pieces
+        for index, kind in enumerate(kinds):
+            if kind in wanted:
+                self._take(wanted[kind], numbers[index], pieces[index])
+
+    def _take(self, wanted: _Wanted, line: int, raw: bytes) -> None:
+        for signal in wanted.certain:
+            signal.add(line, raw)
+        if wanted.doubtful:
+            lowered = clean(raw).translate(_LOWER)
+            for signal in wanted.doubtful:
+                if self._matches(signal.rule, lowered):
+                    signal.add(line, raw)
+        if wanted.fact_lines:
+            wanted.fact_lines -= 1
+            self.facts.read(clean(raw))
+
+    def _matches(self, rule: Rule, lowered: bytes) -> bool:
+        if any(literal in lowered for literal in self._none[rule.id]):
+            return False
+        return any(all(literal in lowered for literal in group) for group in self._exact[rule.id])
+
+    def _classify(self, fresh: set[bytes]) -> None:
+        """Note for each new kind which rules match its lines, surely or depending on a digit."""
+        together = b"\n".join(fresh)
+        escapes = b"\x1b" in together
+        words = set((clean(together) if escapes else together).split())
+        self._look_through(words.difference(self._plain_words, self._words))
+        anchored = words.intersection(self._words)
+        if not anchored:
+            self._kinds.update(dict.fromkeys(fresh))
+            return
+        for kind in fresh:
+            text = clean(kind) if escapes else kind
+            found = text.split()
+            self._kinds[kind] = None if anchored.isdisjoint(found) else self._wanted(text, found)
+
+    def _look_through(self, fresh: set[bytes]) -> None:
+        if not fresh:
+            return
+        if len(self._plain_words) + len(fresh) > _WORDS_KEPT:
+            self._plain_words.clear()
+        if len(self._words) > _WORDS_KEPT:
+            self._words.clear()
+            self._kinds.clear()
+        together = b" ".join(fresh)
+        present = [anchor for anchor in self._by_anchor if anchor in together]
+        plain = fresh
+        if present:
+            held = {word: anchors for word in fresh if (anchors := tuple(a for a in present if a in word))}
+            self._words.update(held)
+            plain = fresh.difference(held)
+        self._plain_words |= plain
+
+    def _wanted(self, text: bytes, words: list[bytes]) -> _Wanted | None:
+        anchors = {anchor for word in words for anchor in self._words.get(word, ())}
+        certain: dict[str, Signal] = {}
+        doubtful: dict[str, Signal] = {}
+        facts = False
+        for anchor in anchors:
+            for group in self._by_anchor[anchor]:
+                if not all(literal in text for literal in group.kinds):
                     continue
-                if pattern.rule is None:
-                    facts.read(text)
-                else:
-                    signal = fired.setdefault(pattern.rule.id, Signal(rule=pattern.rule))
-                    signal.add(Hit(numbers[index], text))
-        if block.pieces:
-            lines = block.first_line + sum(not piece.startswith(b"\x01") for piece in block.pieces[1:])
-    return Signals(fired=fired, facts=facts, lines=lines)
-
-
-def _classify(fresh: set[bytes], patterns: Sequence[_Pattern], kinds: dict[bytes, tuple[_Pattern, ...]]) -> None:
-    """Note for each new kind which patterns could match a line of it."""
-    if not fresh:
-        return
-    together = b"\n".join(fresh)
-    if b"\x1b" in together:
-        together = clean(together)
-    possible = [p for p in patterns if any(all(literal in together for literal in group) for group in p.kinds)]
-    for kind in fresh:
-        bare = clean(kind)
-        kinds[kind] = tuple(pattern for pattern in possible if pattern.fits_kind(bare))
+                if group.rule is None:
+                    facts = True
+                    continue
+                name = group.rule.id
+                against = [literal for literal in self._none[name] if literal.translate(_KIND) in text]
+                if any(map(_has_digit, group.exact)) or any(map(_has_digit, against)):
+                    doubtful[name] = self.signals[name]
+                elif not against:
+                    certain[name] = self.signals[name]
+        if not (certain or doubtful or facts):
+            return None
+        rest = [signal for name, signal in doubtful.items() if name not in certain]
+        return _Wanted(certain=list(certain.values()), doubtful=rest, fact_lines=_FACT_LINES_A_KIND if facts else 0)

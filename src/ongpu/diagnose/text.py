@@ -35,6 +35,13 @@ class Block:
     first_line: int
     has_returns: bool
 
+    @property
+    def last_line(self) -> int:
+        """The line the block ends in."""
+        if not self.has_returns:
+            return self.first_line + len(self.pieces) - 1
+        return self.first_line - 1 + sum(not piece.startswith(_SAME_LINE) for piece in self.pieces)
+
     def line_numbers(self) -> list[int]:
         """The line number of every piece."""
         if not self.has_returns:
