@@ -96,6 +96,20 @@ def test_a_broken_cell_is_named_by_file_and_line(file: str, column: int) -> None
     assert refused.value.next_step
 
 
+@given(data=st.data(), text=st.text(max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_any_cell_is_read_or_refused_by_file_and_line(data: st.DataObject, text: str) -> None:
+    file = data.draw(st.sampled_from(sorted(TABLES)))
+    rows = cells(file)
+    line = data.draw(st.integers(min_value=0, max_value=len(rows) - 1))
+    column = data.draw(st.integers(min_value=0, max_value=len(rows[0]) - 1))
+    rows[line][column] = text
+    try:
+        read.parse(text_of(rows), file=file, make=TABLES[file])
+    except CatalogError as refused:
+        assert refused.message.startswith(file)
+
+
 @pytest.mark.parametrize("file", TABLES)
 def test_a_missing_cell_and_a_missing_column_are_named(file: str) -> None:
     rows = cells(file)

@@ -125,6 +125,37 @@ def test_gpus_that_no_build_serves_together_are_split_by_mask() -> None:
     assert "2.14.1+cu126" in decision.split[1].label
 
 
+def test_one_build_for_all_is_taken_and_what_it_costs_is_said() -> None:
+    machine = described(catalog=CATALOG, gpus=["V100", "RTX 5090"], driver="581.29", os="windows")
+    decision = decide(machine)
+    assert (decision.torch, decision.cuda_tag) == ("2.10.0", "cu128")
+    assert [one.torch for one in decision.split] == ["2.15.0", "2.14.1"]
+    assert any("alone, with CUDA_VISIBLE_DEVICES=" in one for one in decision.lost)
+
+
+def test_hidden_gpus_are_planned_for_and_named() -> None:
+    machine = dataclasses.replace(
+        catalog.described_machine("rtx5090-linux"), variables=(("CUDA_VISIBLE_DEVICES", "-1"),), cuda_visible=()
+    )
+    device = next(one for one in decide(machine).axes if one.axis == "device")
+    assert device.verdict is AxisVerdict.FITS_WITH_NOTE
+    assert "CUDA_VISIBLE_DEVICES=-1" in device.reason
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["torch>=2.8,<2.10", "torch[opt]>=2.8,<2.10", "torch >= 2.8, < 2.10 ; python_version > '3.9'", "(>=2.8,<2.10)"],
+)
+def test_a_requirement_is_read_in_every_way_it_is_written(spec: str) -> None:
+    assert decide(catalog.described_machine("rtx5090-linux"), torch_spec=spec).torch == "2.9.1"
+
+
+@pytest.mark.parametrize("spec", ["2.9", "2.9.1", "==2.9.*", "torch~=2.9.0", "torch==2.9.1+cu130"])
+def test_a_version_alone_is_a_requirement(spec: str) -> None:
+    decision = decide(catalog.described_machine("rtx5090-linux"), torch_spec=spec)
+    assert decision.torch == "2.9.1"
+
+
 def test_a_dropped_gpu_beside_a_good_one_leaves_the_good_one_usable() -> None:
     machine = described(catalog=CATALOG, gpus=["K80", "A100"], driver="580.95.05", os="linux")
     decision = decide(machine)

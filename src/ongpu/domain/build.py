@@ -110,7 +110,7 @@ class Companion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitPart:
-    """One environment of a machine whose GPUs no single build serves.
+    """One environment of a machine whose GPUs no single build serves, or serves with an older torch only.
 
     ``devices`` are indexes into ``Machine.devices``; ``mask`` the value of ``CUDA_VISIBLE_DEVICES`` that shows
     exactly these (UUIDs; where they are not known, a placeholder in angle brackets).
@@ -118,6 +118,7 @@ class SplitPart:
 
     devices: tuple[int, ...]
     mask: str
+    torch: str
     label: str
     command: tuple[str, ...]
 

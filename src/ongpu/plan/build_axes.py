@@ -176,6 +176,9 @@ def _coverage(build: TorchBuild, facts: Facts, fits: tuple[DeviceFit, ...]) -> A
     if build.evidence == "inferred":
         verdict = AxisVerdict.FITS_WITH_NOTE
         notes.append("the list of this build is inferred, not read")
+    elif build.evidence == "report":
+        verdict = AxisVerdict.FITS_WITH_NOTE
+        notes.append("the list of this build rests on what users report, not on a reading")
     if _turing_magma(build, facts):
         verdict = AxisVerdict.FITS_WITH_NOTE
         notes.append(

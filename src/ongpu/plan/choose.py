@@ -99,6 +99,10 @@ def _prebuilt(
     companions = pair(build, facts, catalog=catalog)
     wanted = tuple(one for one in companions if one.name in request.companions)
     command = install_command(build, companions=wanted)
+    lost = _lost(best, judged, facts)
+    parts = _parts(facts, catalog=catalog, request=request) if lost else ()
+    newer = [one for one in parts if version(one.torch) > version(build.torch)]
+    lost += tuple(f"alone, with CUDA_VISIBLE_DEVICES={one.mask}: {one.label}" for one in newer)
     return Decision(
         decision=DecisionKind.PREBUILT,
         torch=build.torch,
@@ -110,11 +114,12 @@ def _prebuilt(
         cause=None,
         alternatives=_passed_over(best, judged),
         assumptions=_assumptions(best, facts),
-        lost=_lost(best, judged, facts),
+        lost=lost,
         next_step=f"Type, in a fresh environment: {' '.join(command)}",
         simulated=facts.machine.simulated,
         python=facts.python,
         companions=companions,
+        split=parts if newer else (),
         catalog_date=catalog.date,
     )
 

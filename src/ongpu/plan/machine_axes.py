@@ -67,12 +67,19 @@ def _device(facts: Facts, *, catalog: Catalog) -> Axis:
             source="gpus.csv",
             cause=Cause.UNDETERMINED,
         )
-    return Axis(
-        axis="device",
-        verdict=AxisVerdict.FITS,
-        reason="; ".join(one.label for one in facts.devices),
-        source="a description" if machine.simulated else "the driver (NVML), else gpus.csv",
-    )
+    reason = "; ".join(one.label for one in facts.devices)
+    source = "a description" if machine.simulated else "the driver (NVML), else gpus.csv"
+    seen = machine.cuda_visible
+    if seen is not None and len(seen) < len(facts.devices):
+        setting = dict(machine.variables).get("CUDA_VISIBLE_DEVICES")
+        why = f"CUDA_VISIBLE_DEVICES={setting}" if setting is not None else "something hides the rest"
+        return Axis(
+            axis="device",
+            verdict=AxisVerdict.FITS_WITH_NOTE,
+            reason=f"{reason}; CUDA sees {len(seen)} of {len(facts.devices)} here ({why}), the choice is for all",
+            source=source,
+        )
+    return Axis(axis="device", verdict=AxisVerdict.FITS, reason=reason, source=source)
 
 
 def _no_device(facts: Facts) -> Axis:

@@ -30,6 +30,7 @@ def split(facts: Facts, planner: Callable[[Machine], Decision]) -> tuple[SplitPa
             SplitPart(
                 devices=members,
                 mask=",".join(facts.devices[one].uuid or f"<UUID of {facts.devices[one].name}>" for one in members),
+                torch=decision.torch or "",
                 label=f"{facts.devices[members[0]].name}: torch {decision.torch}+{decision.cuda_tag}",
                 command=decision.command,
             )

@@ -74,7 +74,8 @@ def check_request(request: Request) -> Requirement | None:
 
 def requirement(text: str) -> Requirement:
     """Read a torch requirement. Raises :class:`UsageError` for one that cannot be read, or that asks for CPU."""
-    body = re.sub(r"^\s*torch\b\s*(?!\w)", "", text.strip()).strip().strip("()").strip()
+    body = text.partition(";")[0].strip()  # a marker says where it holds, not what is wanted
+    body = re.sub(r"^torch\b\s*(?:\[[^\]]*\])?\s*(?!\w)", "", body).strip().strip("()").strip()
     tag = None
     if found := re.search(r"==\s*[^,+\s]+\+([\w.]+)\s*$", body) or re.match(r"[\d.]+\+([\w.]+)\s*$", body):
         tag = found[1]
