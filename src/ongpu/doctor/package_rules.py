@@ -20,7 +20,6 @@ from ongpu.scan import judge_coverage
 _CUDA_PACKAGE: Final = re.compile(
     r"(?:nvidia|cuda|cupy|cutensor|custatevec|cudf|cuml|rmm)[a-z0-9-]*?-?cu(?:da)?(1[1-9])x?\Z"
 )
-# Built into their torch's folder or beside it, and gone as soon as a call needs them.
 _MANY: Final = 4
 
 
@@ -48,10 +47,11 @@ def extension_findings(environment: Environment, packages: Sequence[PackageRepor
     for package in packages:
         installed = environment.package(package.name.lower().replace("_", "-").replace(".", "-"))
         extends = installed is not None and _extends_torch(installed)
+        everywhere = all(fit.verdict is CodeVerdict.NONE for fit in package.fits)
         for fit in package.fits:
             if fit.verdict is CodeVerdict.NONE:
                 yield Finding(
-                    weight=Weight.BLOCKS if extends else Weight.WARNS,
+                    weight=Weight.BLOCKS if extends and everywhere else Weight.WARNS,
                     cause=Cause.EXTENSION_NO_ARCH,
                     title=f"{package.name} {package.version} has no code for {fit.device}",
                     reason=f"{fit.reason}. A call into it fails with 'no kernel image is available'"
