@@ -133,6 +133,7 @@ def test_too_large_a_batch_is_out_of_memory_and_never_the_cpu(
     assert main(["--config", str(path), "--output", str(tmp_path / "out"), "--device", "cuda"]) == 3
     error = capsys.readouterr().err
     assert error.startswith("error [out-of-memory]")
+    assert "fits: one step of it was just measured" in error
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", "GPU-00000000-0000-0000-0000-000000000000"])

@@ -156,13 +156,14 @@ def make_job(
     )
     if policy.compile.taken:
         network.compile_blocks()
+    way = RecordedStep if policy.cuda_graph.taken else EagerStep
     tokens = hashlib.sha256(repr([example.ids for example in examples]).encode()).hexdigest()
     return Job(
         config=config,
         device=device,
         weights=weights,
         optimizer=optimizer,
-        do_step=_way(weights, optimizer, stream, config, policy, device=device),
+        do_step=way(weights, optimizer, config=config, device=device),
         stream=stream,
         held_out=HeldOut(apart, batch_size=config.batch_size, fill=fill) if apart else None,
         folder=folder,
@@ -170,14 +171,6 @@ def make_job(
         warnings=warnings,
         on_evaluation=on_evaluation,
     )
-
-
-def _way(
-    weights: Weights, optimizer: AdamW, stream: Stream, config: Config, policy: Policy, *, device: str
-) -> EagerStep | RecordedStep:
-    if policy.cuda_graph.taken:
-        return RecordedStep(weights, optimizer, stream.step(1), config=config, device=device)
-    return EagerStep(weights, optimizer, config=config, device=device)
 
 
 def _weights(network: Any, config: Config, *, device: str, native: bool) -> Weights:

@@ -64,7 +64,7 @@ class Stream:
         pinned: bool = False,
     ) -> None:
         self._seed, self._batch_size, self._micro_steps = seed, batch_size, micro_steps
-        self._fill, self._pinned = fill, pinned
+        self._examples, self._fill, self._pinned = examples, fill, pinned
         self._ids = [torch.tensor(example.ids) for example in examples]
         self._labels = [torch.tensor(example.labels) for example in examples]
         self._targets = [example.targets for example in examples]
@@ -80,6 +80,19 @@ class Stream:
         chosen = [self._records(first + micro) for micro in range(self._micro_steps)]
         share = torch.tensor(1.0 / sum(self._targets[index] for indices in chosen for index in indices))
         return [self._pack(indices, share) if self._packed else self._rows(indices, share) for indices in chosen]
+
+    def resized(self, batch_size: int) -> Stream:
+        """The first step's worth of another batch size, for measuring."""
+        return Stream(
+            self._examples,
+            seed=self._seed,
+            batch_size=batch_size,
+            micro_steps=1,
+            max_steps=1,
+            packed=self._packed,
+            fill=self._fill,
+            pinned=self._pinned,
+        )
 
     def _records(self, micro: int) -> tuple[int, ...]:
         return tuple(self._at(place) for place in range(micro * self._batch_size, (micro + 1) * self._batch_size))

@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ongpu.training.loop import StepRecord
+
+
+class SetUp:
+    """Seconds of each part of a run's set-up, up to the end of its first step."""
+
+    def __init__(self, began: float) -> None:
+        self._began = self._last = began
+        self.parts: dict[str, float] = {}
+
+    def done(self, part: str) -> None:
+        """Note that ``part`` ended now."""
+        now = time.perf_counter()
+        self.parts[part] = now - self._last
+        self._last = now
+
+    def so_far(self) -> float:
+        """Seconds since the beginning."""
+        return time.perf_counter() - self._began
+
+    @property
+    def seconds(self) -> float:
+        """From the beginning to the end of the last part."""
+        return self._last - self._began
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in self.parts.items())
+        return f"Set-up until the first step was done: {self.seconds:.2f} s ({parts})"
 
 
 class Console:

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ongpu.domain.verdict import Cause
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError, WorkError
 from ongpu.training import config as configuration
 from ongpu.training import device as devices
 from ongpu.training import records as record_files
 from ongpu.training.config import Config
-from ongpu.training.console import Console
+from ongpu.training.console import Console, SetUp
 from ongpu.training.data import Tokenizer
 from ongpu.training.output import RunFolder
 
@@ -82,7 +83,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
-    began = time.perf_counter()
+    set_up = SetUp(time.perf_counter())
     config = configuration.load(options.config) if options.config else Config()
     names = ("output", "dataset", "device", "max_steps", "seed", "on_bad_record")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
@@ -91,30 +92,34 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     folder = RunFolder.claim(Path(config.output), resume=options.resume)
     try:
         with devices.watched_warnings() as warned:
-            _run(config, folder, console, asked=asked, warned=warned, began=began)
+            _run(config, folder, console, asked=asked, warned=warned, set_up=set_up)
     finally:
         folder.close()
         folder.release()
 
 
 def _run(
-    config: Config, folder: RunFolder, console: Console, *, asked: _Asked, warned: Sequence[str], began: float
+    config: Config, folder: RunFolder, console: Console, *, asked: _Asked, warned: Sequence[str], set_up: SetUp
 ) -> None:
-    started_at = time.time() - (time.perf_counter() - began)
-    variables = dict(os.environ)
+    variables, started_at = dict(os.environ), time.time() - set_up.so_far()
     torch = _torch()
     from ongpu.training import assemble, policy  # noqa: PLC0415 - imports torch
+
+    set_up.done("import torch")
 
     chosen = devices.choose(config.device, hardware=devices.nvidia_hardware(), variables=variables)
     console.say(f"Using device: {chosen.kind}", f"Device name: {chosen.title}, torch {torch.__version__}")
     console.say(*chosen.notes)
+    set_up.done("device")
     torch.manual_seed(config.seed)
     if config.precision == "float32":
         torch.set_float32_matmul_precision("highest")
 
     source = record_files.load(config.dataset, skip_bad=config.on_bad_record == "skip")
     model = assemble.make_model(config, source.records, say=console.say)
+    set_up.done("data and model")
     examples = assemble.make_examples(source, model, config, say=console.say)
+    set_up.done("tokens")
     weights = sum(weight.numel() for weight in model.network.parameters())
     console.say(f"Model: {config.model}, {weights:,} parameters, {config.precision}")
     _check_room(folder.path, weights)
@@ -139,6 +144,7 @@ def _run(
             warnings=warned,
             on_evaluation=on_evaluation,
         )
+    set_up.done("weights to the device")
     done = _resume(job, console) if asked.resume else 0
     facts: dict[str, object] = {
         "started_at": started_at,
@@ -156,7 +162,7 @@ def _run(
     folder.write_state("running", facts)
     try:
         with _named_failures(chosen.kind, variables):
-            figures = _steps(job, console, done=done, began=began)
+            figures = _steps(job, console, done=done, set_up=set_up)
             saving = time.perf_counter()
             job.weights.restore()
             folder.save_model(lambda staged: _write_model(staged, model.network, model.tokenizer))
@@ -212,31 +218,38 @@ def _resume(job: Job, console: Console) -> int:
     return found.step
 
 
-def _steps(job: Job, console: Console, *, done: int, began: float) -> dict[str, object]:
-    from ongpu.training import loop  # noqa: PLC0415 - imports torch
+def _steps(job: Job, console: Console, *, done: int, set_up: SetUp) -> dict[str, object]:
+    import torch  # noqa: PLC0415 - see _torch
+
+    from ongpu.training import loop, memory  # noqa: PLC0415 - imports torch
     from ongpu.training.events import EventLog  # noqa: PLC0415 - imports torch
 
     events = EventLog.open(job.folder.path, wanted=job.config.tensorboard, first_step=done + 1, note=console.say)
     series: list[loop.StepRecord] = []
-    set_up: list[float] = []
 
     def on_step(record: loop.StepRecord) -> None:
-        if not set_up:
-            set_up.append(time.perf_counter() - began)
-            console.say(f"Set-up until the first step was done: {set_up[0]:.1f} s")
+        if not series:
+            set_up.done("first step")
+            console.say(str(set_up))
         series.append(record)
         job.folder.record(dataclasses.asdict(record))
         events.add(record.step, loss=record.loss, lr=record.lr, tokens_per_s=record.tokens_per_s)
         last = record.step in {1, done + 1, job.config.max_steps}
         console.step(record, total=job.config.max_steps, line=last or record.step % job.config.log_every == 0)
 
+    too_large = ""
     try:
         with loop.stop_on_signal() as stop:
             loop.train(job, done=done, stop=stop, on_step=on_step)
         events.close()
+    except torch.OutOfMemoryError as error:
+        too_large = memory.text_of(error)
     finally:
         events.abandon()
         console.close()
+    if too_large:  # only here, where the failed step's tensors are gone with the exception, can anything be measured
+        found, step = memory.advice(job)
+        raise BlockedError(f"{too_large}. {found}", next_step=step, cause=Cause.OUT_OF_MEMORY.value)
     steady = series[1:] or series
     seconds = sum(record.seconds for record in series)
     per_s = statistics.median(record.tokens_per_s for record in steady)
@@ -249,7 +262,8 @@ def _steps(job: Job, console: Console, *, done: int, began: float) -> dict[str, 
     )
     return {
         "steps": series[-1].step,
-        "set_up_seconds": set_up[0],
+        "set_up_seconds": set_up.seconds,
+        "set_up_parts": set_up.parts,
         "seconds": seconds,
         "first_loss": series[0].loss,
         "last_loss": series[-1].loss,

@@ -70,25 +70,16 @@ class RecordedStep:
     optimizer steps sees each of them with its gradients.
     """
 
-    def __init__(
-        self, weights: Weights, optimizer: AdamW, batches: Sequence[Batch], *, config: Config, device: str
-    ) -> None:
-        self._weights, self._optimizer = weights, optimizer
-        self._inputs = [batch.to(device) for batch in batches]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries make their workspaces on first use, which cannot be recorded
-            for _ in range(_WARM_UP_RUNS):
-                gradients(weights, optimizer, self._inputs, config=config)
-        torch.cuda.current_stream().wait_stream(side)
-        weights.forget_gradients()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._result = gradients(weights, optimizer, self._inputs, config=config)
-        optimizer.withhold.zero_()
+    def __init__(self, weights: Weights, optimizer: AdamW, *, config: Config, device: str) -> None:
+        self._weights, self._optimizer, self._config, self._device = weights, optimizer, config, device
+        self._graph: Any = None
+        self._inputs: list[Batch] = []
+        self._result: Any = None
 
     def __call__(self, batches: Sequence[Batch]) -> Any:
         """Do a step; returns (mean loss, gradient norm), on its way on the device."""
+        if self._graph is None:
+            self._record(batches)
         for here, batch in zip(self._inputs, batches, strict=True):
             for target, source in zip(here.tensors(), batch.tensors(), strict=True):
                 target.copy_(source, non_blocking=True)
@@ -96,3 +87,18 @@ class RecordedStep:
         self._optimizer.step()
         self._weights.publish()
         return self._result
+
+    def _record(self, batches: Sequence[Batch]) -> None:
+        self._inputs = [batch.to(self._device) for batch in batches]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries make their workspaces on first use, which cannot be recorded
+            for _ in range(_WARM_UP_RUNS):
+                gradients(self._weights, self._optimizer, self._inputs, config=self._config)
+        torch.cuda.current_stream().wait_stream(side)
+        self._weights.forget_gradients()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._result = gradients(self._weights, self._optimizer, self._inputs, config=self._config)
+        self._optimizer.withhold.zero_()
+        self._graph = graph

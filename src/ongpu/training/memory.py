@@ -1,0 +1,68 @@
+"""What would have fitted: measured on the device that ran out of memory, not guessed, and never moved to the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from typing import Any
+
+import torch
+
+from ongpu.training.loop import Job
+from ongpu.training.step import gradients
+
+
+def largest_batch(job: Job) -> int | None:
+    """The largest halving of ``batch_size`` whose forward and backward pass fit now; ``None`` where not even 1 does.
+
+    The weights and the optimizer's state are where they were, so what is measured is what a run would need.
+    """
+    size = job.config.batch_size // 2
+    while size >= 1:
+        if _fits(job, size):
+            return size
+        size //= 2
+    return None
+
+
+def _fits(job: Job, batch_size: int) -> bool:
+    _release(job)
+    config = dataclasses.replace(job.config, batch_size=batch_size, grad_accumulation_steps=1)
+    try:
+        batches = [batch.to(job.device) for batch in job.stream.resized(batch_size).step(1)]
+        gradients(job.weights, job.optimizer, batches, config=config)
+        if job.device == "cuda":
+            torch.cuda.synchronize()
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        _release(job)
+    return True
+
+
+def _release(job: Job) -> None:
+    job.weights.forget_gradients()
+    gc.collect()
+    if job.device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def advice(job: Job) -> tuple[str, str]:
+    """What was found, and the next step, each one sentence."""
+    config = job.config
+    fitting = largest_batch(job)
+    if fitting is None:
+        return (
+            "Not even a batch of one record fits beside the weights and the optimizer's state.",
+            "Take a shorter max_seq_length, a smaller model, or a GPU with more memory.",
+        )
+    parts = -(-config.batch_size * config.grad_accumulation_steps // fitting)
+    return (
+        f"A batch_size of {fitting} fits: one step of it was just measured.",
+        f"Set batch_size: {fitting} and grad_accumulation_steps: {parts} for as many records a step.",
+    )
+
+
+def text_of(error: Any) -> str:
+    """The first sentences of torch's message, which say how much was asked for and how much was free."""
+    return ". ".join(str(error).split(". ")[:3]).rstrip(".")
