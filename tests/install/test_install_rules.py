@@ -218,6 +218,13 @@ RECORDED = {
         BlockedError,
         "needsold",
     ),
+    "contradiction, as uv 0.12.10 draws it": (
+        "  \u00d7 No solution found when resolving dependencies:\n"
+        "  \u2570\u2500\u25b6 Because only torch<=2.15.0+cpu is available and you require torch>=99,\n"
+        "      we can conclude that your requirements are unsatisfiable.\n",
+        BlockedError,
+        "Because only torch<=2.15.0+cpu is available",
+    ),
     "refused": (
         "error: Request failed after 1 retry in 1.2s\n  cause: Failed to fetch: http://127.0.0.1:9/pypi/needsold/\n"
         "  cause: error sending request for url (http://127.0.0.1:9/pypi/needsold/)\n  cause: client error (Connect)\n"

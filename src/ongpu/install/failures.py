@@ -8,13 +8,15 @@ from typing import Final
 from ongpu.errors import BlockedError, OngpuError, RefusedError, UsageError, WorkError
 
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+# "  x No solution found ..." and "  +-> Because ...", with the multiplication sign and box-drawing characters.
+_DRAWN: Final = re.compile("\\s*(?P<mark>\u00d7|[\u2570\u251c]\u2500\u25b6)\\s*")
 _MOST_LINES: Final = 6
 _MOST_CHARACTERS: Final = 900
 
 
 def shortened(text: str) -> tuple[str, ...]:
     """The lines that explain a failure: from ``error:`` on, and the hints; at most six."""
-    lines = [_ANSI.sub("", one).rstrip() for one in text.replace("\r", "\n").splitlines()]
+    lines = [_plain(one).rstrip() for one in text.replace("\r", "\n").splitlines()]
     lines = [one for one in lines if one.strip()]
     first = next((at for at, one in enumerate(lines) if one.startswith("error")), None)
     kept = lines[first:] if first is not None else lines[-_MOST_LINES:]
@@ -26,6 +28,15 @@ def shortened(text: str) -> tuple[str, ...]:
             break
         short.append(one if len(one) <= _MOST_CHARACTERS else one[:_MOST_CHARACTERS] + " ...")
     return tuple(short)
+
+
+def _plain(line: str) -> str:
+    """One line without colors; the tree that uv drew before 0.13 as the words it has written since."""
+    line = _ANSI.sub("", line)
+    drawn = _DRAWN.match(line)
+    if drawn is None:
+        return line
+    return ("error: " if drawn["mark"] == "\u00d7" else "cause: ") + line[drawn.end() :]
 
 
 def failure(text: str, *, step: str, log: str, pip_index: str | None = None) -> OngpuError:

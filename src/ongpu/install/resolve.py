@@ -283,8 +283,8 @@ class Resolver:
             got = found.get(one.name)
             if got is not None and (got.version, got.sha256) != (one.version, one.sha256):
                 raise RefusedError(
-                    f"{one.name} {one.version} was pinned, but {got.version} was resolved.",
-                    next_step=f"Report this with {self.log_name}; nothing was installed.",
+                    f"{one.name} {one.version} ({one.sha256}) was pinned, but {got.version} ({got.sha256}) was locked.",
+                    next_step=f"Report this with {self.log_name} and uv's version; nothing was installed.",
                 )
         if "torch" not in found:
             raise RefusedError("torch is missing from the resolution.", next_step=f"Report this with {self.log_name}.")
