@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ongpu.domain.gpu_name import same_model
-from ongpu.domain.readings import HookSource, Readings, RoleReadings
+from ongpu.domain.hook_readings import HookSource
+from ongpu.domain.readings import Readings, RoleReadings
 from ongpu.domain.testimony import MIB, Trained
 from ongpu.domain.verdict import Claim, Outcome, Witness, WitnessState
 

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 from ongpu.domain import testimony
 from ongpu.domain.claims import Case, claims_of
-from ongpu.domain.readings import JudgeError, Readings, read
+from ongpu.domain.readings import Readings, read
+from ongpu.domain.shapes import JudgeError
 from ongpu.domain.verdict import Cause, Claim, Outcome, Verdict, WitnessState, worst
 from ongpu.domain.witness import Observation
 

@@ -15,7 +15,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ongpu.domain.readings import DeviceSample, HookSource, RoleReadings
+from ongpu.domain.hook_readings import HookSource
+from ongpu.domain.readings import DeviceSample, RoleReadings
 from ongpu.domain.verdict import Witness, WitnessState
 
 MIB = 1 << 20

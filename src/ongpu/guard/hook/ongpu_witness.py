@@ -1,10 +1,9 @@
 """Witness W1: what a training process says of itself, without a change to it.
 
 Contract: runs inside the user's process, under the user's Python and torch (Python 3.9+, torch 2.0+); imports
-nothing of ongpu and never imports torch. It waits until the *program* imports ``torch.optim``, then has torch
-call it after every optimizer step. Records are JSON lines in a file of this process' own in the folder it was
-armed with; ``ongpu.domain.witness`` documents each. It never initializes CUDA, never synchronizes, never raises
-into the program: what fails inside it becomes an ``error`` record.
+nothing of ongpu and never imports torch; ``ongpu_hook`` has torch call it after every optimizer step. Records are
+JSON lines in a file of this process' own in the folder it was given; ``ongpu.domain.witness`` documents each. It
+never initializes CUDA, never synchronizes, never raises into the program: what fails becomes an ``error`` record.
 
 What it costs: every step a walk over the parameters that asks ``is_cuda`` (tens of nanoseconds each) and one
 clock reading; the first five steps of each optimizer, and then at most once a second (less often in long runs, and
@@ -35,8 +34,6 @@ TIMES_GROW = 20000
 MAX_ERRORS = 5
 MAX_WARNINGS = 20
 MAX_TEXT = 2000
-_TARGET = "torch.optim.optimizer"
-_WARNING_WORDS = ("cuda capability", "compute capability", "not compatible with the current pytorch")
 
 
 def _start_time() -> float | None:
@@ -67,21 +64,6 @@ def _tensors(value: Any, depth: int = 0) -> Iterator[Any]:
             return
         for item in value:
             yield from _tensors(item, depth + 1)
-
-
-def _frame_evaluation(torch: Any) -> Any:
-    """torch's switch for TorchDynamo, which would otherwise compile *us* where the user compiles a step."""
-    found = getattr(getattr(getattr(torch, "_C", None), "_dynamo", None), "eval_frame", None)
-    return found if hasattr(found, "set_eval_frame") else None
-
-
-def _skip(frames: Any, code: Any) -> None:
-    """Tell TorchDynamo to leave one function alone (the call was renamed in torch 2.6)."""
-    if hasattr(frames, "set_code_exec_strategy"):
-        action = frames._FrameAction
-        frames.set_code_exec_strategy(code, frames._FrameExecStrategy(action.SKIP, action.DEFAULT))
-    elif hasattr(frames, "skip_code"):
-        frames.skip_code(code)
 
 
 class _Bytes:
@@ -132,7 +114,7 @@ class Witness:
         self._warnings = 0
         self._steppers: Any = self._weak.WeakKeyDictionary()
         self._order: list[_Stepper] = []
-        self._created = 0
+        self.created = 0
         self._steps = 0
         self._times: list[tuple[int, float]] = []
         self._times_at = 0.0
@@ -174,43 +156,16 @@ class Witness:
             except Exception:  # noqa: BLE001 - a witness never breaks the program it watches
                 self._dead = True
 
+    def warn(self, text: str) -> None:
+        """Keep a warning about the GPU's compute capability."""
+        self._warnings += 1
+        if self._warnings <= MAX_WARNINGS:
+            self.write("warning", text=text[:MAX_TEXT])
+
     # -- what torch tells ----------------------------------------------------------------------------------
 
-    def loaded(self, module: Any) -> None:
-        """``torch.optim.optimizer`` has been imported by the program: ask torch to call us."""
-        torch = sys.modules["torch"]
-        frames = _frame_evaluation(torch)
-
-        def seen(optimizer: Any) -> None:
-            before = frames.set_eval_frame(None) if frames is not None else None
-            try:
-                self.step(optimizer)
-            except Exception as error:  # noqa: BLE001 - a witness never breaks the program it watches
-                self.fail("step", error)
-            finally:
-                if frames is not None:
-                    frames.set_eval_frame(before)
-
-        def after_step(optimizer: Any, _args: Any, _kwargs: Any) -> None:
-            compiler = getattr(torch, "compiler", None)  # not there yet when this is registered
-            # A step that the user compiles is left at `seen`, a graph break. torch's own optimizers break the graph
-            # in every step themselves; one of another make may be compiled whole, and then this must not be in it.
-            own = type(optimizer).__module__.startswith("torch.optim")
-            if own or compiler is None or not compiler.is_compiling():
-                seen(optimizer)
-
-        seen._torchdynamo_disable = True  # type: ignore[attr-defined]
-        if frames is not None:
-            _skip(frames, seen.__code__)
-        module.register_optimizer_step_post_hook(after_step)
-        self._count_created(module.Optimizer)
-        self._introduce()
-        self._listen_to_warnings()
-        import atexit
-
-        atexit.register(self.end)
-
-    def _introduce(self) -> None:
+    def introduce(self) -> None:
+        """Who this process is, and which torch it runs."""
         torch = sys.modules["torch"]
         version = sys.modules.get("torch.version")
         self.write(
@@ -225,42 +180,13 @@ class Witness:
             world_size=_whole("WORLD_SIZE"),
         )
 
-    def _count_created(self, optimizer_class: Any) -> None:
-        import functools
-
-        original = optimizer_class.__init__
-
-        @functools.wraps(original)
-        def counted(optimizer: Any, *args: Any, **kwargs: Any) -> None:
-            original(optimizer, *args, **kwargs)
-            self._created += 1
-
-        optimizer_class.__init__ = counted
-
-    def _listen_to_warnings(self) -> None:
-        import warnings
-
-        shown = warnings.showwarning
-
-        def showwarning(message: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
-                text = str(message)
-                if self._warnings < MAX_WARNINGS and any(word in text.lower() for word in _WARNING_WORDS):
-                    self._warnings += 1
-                    self.write("warning", text=text[:MAX_TEXT])
-            except Exception as error:  # noqa: BLE001 - a witness never breaks the program it watches
-                self.fail("warning", error)
-            return shown(message, *args, **kwargs)
-
-        warnings.showwarning = showwarning
-
     # -- a step --------------------------------------------------------------------------------------------
 
     def step(self, optimizer: Any) -> None:
         """One optimizer step is done: its gradients are still there, its state exists."""
         now = time.monotonic()
         if self._n == 0:
-            self._introduce()  # a forked child that trains
+            self.introduce()  # a forked child that trains
         stepper = self._steppers.get(optimizer)
         if stepper is None:
             stepper = self._meet(optimizer)
@@ -405,8 +331,8 @@ class Witness:
             self.write(
                 "end",
                 steps=self._steps,
-                created=self._created,
-                never_stepped=max(0, self._created - len(self._order)),
+                created=self.created,
+                never_stepped=max(0, self.created - len(self._order)),
                 cuda_initialized=cuda is not None,
                 is_available=bool(cuda.is_available()) if cuda else None,
                 optimizers=[
@@ -433,51 +359,3 @@ class Witness:
             )
         except Exception as error:  # noqa: BLE001 - a witness never breaks the program it watches
             self.fail("end", error)
-
-
-class _Finder:
-    """Waits in ``sys.meta_path`` for the one module, then steps aside."""
-
-    def __init__(self, witness: Witness) -> None:
-        self._witness = witness
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != _TARGET:
-            return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        for finder in list(sys.meta_path):
-            find = getattr(finder, "find_spec", None)
-            spec = find(name, path, target) if find else None
-            if spec is not None:
-                self._watch(spec)
-                return spec
-        return None
-
-    def _watch(self, spec: Any) -> None:
-        loader = spec.loader
-        execute = getattr(loader, "exec_module", None)
-        witness = self._witness
-        if execute is None:
-            return
-
-        def exec_module(module: Any) -> None:
-            execute(module)
-            try:
-                witness.loaded(module)
-            except Exception as error:  # noqa: BLE001 - a witness never breaks the program it watches
-                witness.fail("load", error)
-
-        try:
-            loader.exec_module = exec_module
-        except AttributeError as error:
-            witness.fail("loader", error)
-
-
-def arm(folder: str) -> Witness:
-    """Wait for ``torch.optim`` in this process; records go to a file in ``folder``."""
-    witness = Witness(folder)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=witness.forget)
-    sys.meta_path.insert(0, _Finder(witness))
-    return witness

@@ -1,6 +1,6 @@
 """Start-up file of the folder that ``ongpu run`` puts first on a child's ``PYTHONPATH``.
 
-Contract: run by any Python from 3.9 on, before the program. It arms ``ongpu_witness`` when the variable
+Contract: run by any Python from 3.9 on, before the program. It arms ``ongpu_hook`` when the variable
 ``ONGPU_HOOK_DIR`` names a folder, then runs the ``sitecustomize`` that Python would have found without us, in
 its own module, with its own errors. It imports nothing of ongpu and nothing that the program might not want.
 """
@@ -17,7 +17,7 @@ def _arm() -> None:
     if not folder:
         return
     try:
-        __import__("ongpu_witness").arm(folder)
+        __import__("ongpu_hook").arm(folder)
     except Exception:  # noqa: BLE001 - a witness never breaks the program it watches
         try:
             with open(os.path.join(folder, f"unarmed-{os.getpid()}.jsonl"), "a", encoding="utf-8") as out:  # noqa: PTH118, PTH123 - start-up: no pathlib
