@@ -5,13 +5,14 @@ Torch is never imported, and no device gets a context. Drivers are asked in chil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ongpu.domain.machine import Device, Driver, Machine, Modules, PythonInstall, Unavailable
+from ongpu.domain.machine import Device, Driver, DriverLibrary, Machine, Modules, PythonInstall, Unavailable
 from ongpu.errors import DoorError
 from ongpu.machine import facts
 from ongpu.machine.driver_check import START_TIMEOUT_S
@@ -87,6 +88,7 @@ def probe(
     host: Host,
     python: Path | None = None,
     list_pythons: bool = True,
+    digest_libraries: bool = True,
     driver_timeout_s: float = START_TIMEOUT_S,
 ) -> Machine:
     """The machine as it can be read now. Raises nothing of the doors: it is all in ``unavailable``.
@@ -94,6 +96,7 @@ def probe(
     :param nvml: opens NVML (:func:`ongpu.machine.nvml.open_nvml`); the probe closes what it opened.
     :param python: the interpreter whose environment is looked at, to be named in ``Machine.python``.
     :param list_pythons: whether to look for every interpreter of the host as well.
+    :param digest_libraries: whether to read the driver's libraries for their digests (0.13 s for libcuda's 100 MB).
     :param driver_timeout_s: seconds that the child which asks libcuda may take.
     """
     notes = _Notes()
@@ -102,12 +105,12 @@ def probe(
     checker = Path(known.executable)
     with ThreadPoolExecutor(max_workers=3) as pool:  # the three slowest questions, which depend on nothing
         cuda_asked = pool.submit(_libcuda, processes, checker, environment, driver_timeout_s)
-        nvml_asked = pool.submit(_nvml, nvml)
+        nvml_asked = pool.submit(_nvml, nvml, host)
         pythons_asked = pool.submit(find_pythons, host, processes) if list_pythons else None
         machine = _system(host, known, environment, notes)
         try:
             cuda_found, cuda_notes = cuda_asked.result()
-            driver_version, listed, nvml_notes = nvml_asked.result()
+            driver_version, listed, nvml_file, nvml_notes = nvml_asked.result()
             pythons, python_notes = pythons_asked.result() if pythons_asked else ((), ())
         except KeyboardInterrupt:
             if isinstance(processes, RealProcesses):  # else the pool would wait for children that may hang
@@ -121,6 +124,8 @@ def probe(
     target: PythonInstall | None = None
     if python is not None:
         target = notes.ask("python", lambda: ask_python(processes, str(python)))
+    files = {"libnvidia-ml": nvml_file, "libcuda": cuda_found.library if cuda_found else None}
+    libraries = tuple(_libraries(host, notes, files, digest=digest_libraries))
     return Machine(
         os=machine.os,
         arch=machine.arch,
@@ -141,23 +146,35 @@ def probe(
         nvidia_hardware=machine.nvidia_hardware,
         device_files=machine.device_files,
         cuda_visible=_visible(cuda_found),
+        libraries=libraries,
         unavailable=tuple(notes.taken),
     )
 
 
-def _nvml(opener: Callable[[], Nvml]) -> tuple[str | None, tuple[NvmlDevice, ...], list[Unavailable]]:
+def _nvml(
+    opener: Callable[[], Nvml], host: Host
+) -> tuple[str | None, tuple[NvmlDevice, ...], str | None, list[Unavailable]]:
     notes = _Notes()
     door = notes.ask("nvml", opener)
     if door is None:
-        return None, (), notes.taken
+        return None, (), None, notes.taken
     version = notes.ask("kernel-mode driver version", door.kernel_mode_version)
     devices = notes.ask("devices", door.devices)
+    file = host.mapped_file("libnvidia-ml.so")  # loaded by now
     notes.ask("nvml shutdown", door.close)
     for one in devices or ():
         for name, value in (("memory_bytes", one.memory_bytes), ("compute_capability", one.compute_capability)):
             if value is None:
                 notes.add(f"{name} of {one.name}", "NVML refused it")
-    return version, devices or (), notes.taken
+    return version, devices or (), file, notes.taken
+
+
+def _libraries(host: Host, notes: _Notes, files: Mapping[str, str | None], *, digest: bool) -> Iterator[DriverLibrary]:
+    """The driver's files that answered: a stand-in for one must not pass unseen."""
+    for name, path in files.items():
+        if path is not None:
+            found = notes.ask(f"sha256 of {name}", functools.partial(host.sha256, path)) if digest else None
+            yield DriverLibrary(name=name, path=path, version=facts.version_in_name(path), sha256=found)
 
 
 def _libcuda(

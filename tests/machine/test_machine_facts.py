@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -51,6 +52,21 @@ def test_no_text_breaks_a_parser(text: str) -> None:
     facts.container(environment={}, marks=frozenset(), cgroup=text)
 
 
+@pytest.mark.parametrize(
+    ("path", "version"),
+    [
+        ("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.159.04", "580.159.04"),
+        ("/usr/local/cuda-13.0/compat/libcuda.so.580.82.07", "580.82.07"),
+        ("/usr/lib/libcuda.so.470.256", "470.256"),
+        ("/usr/lib/wsl/drivers/x/libcuda.so.1.1", None),
+        ("/tmp/libnvidia-ml.so.1", None),
+        ("", None),
+    ],
+)
+def test_version_in_the_name_of_a_library(path: str, version: str | None) -> None:
+    assert facts.version_in_name(path) == version
+
+
 def test_os_release() -> None:
     assert facts.os_release('NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n') == (
         "Debian GNU/Linux 12 (bookworm)"
@@ -92,6 +108,12 @@ def test_the_real_host(tmp_path: Path) -> None:
         assert (caught.value.door, caught.value.code) == ("file", code)
     with pytest.raises(DoorError):
         host.list_dir(str(tmp_path / "missing"))
+    with pytest.raises(DoorError):
+        host.sha256(str(tmp_path / "missing"))
+    assert host.sha256(str(tmp_path / "python3")) == hashlib.sha256(b"\xff text").hexdigest()
+    assert host.mapped_file("no-such-library") is None
+    if sys.platform == "linux":
+        assert host.mapped_file("libc.so") or host.mapped_file("libc-") or host.mapped_file("ld-")
     platform = host.platform()
     assert platform.executable == sys.executable
     assert platform.version == ".".join(map(str, sys.version_info[:3]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -37,6 +38,15 @@ def test_a_driver_that_answers(probed: Probed) -> None:
     ]
     assert (machine["driver"]["kernel_mode"], machine["driver"]["cuda"]) == ("580.159.04", "13.0")
     assert machine["cuda_visible"] == [UUID.removeprefix("GPU-")]
+
+
+def test_what_answered_is_named_with_its_digest(probed: Probed, drivers: Path) -> None:
+    libraries = probed()["machine"]["libraries"]
+    for one, file in zip(libraries, ("libnvidia-ml.so.1", "libcuda.so.1"), strict=True):
+        path = drivers / file
+        assert one["path"] == os.path.realpath(path)
+        assert one["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert one["version"] is None
 
 
 def test_it_is_no_claim_about_what_was_not_read(probed: Probed) -> None:

@@ -82,6 +82,12 @@ class Described:
     def real_path(self, path: str) -> str:
         return path
 
+    def mapped_file(self, name: str) -> str | None:
+        return None
+
+    def sha256(self, path: str) -> str:
+        raise DoorError(door="file", code="missing", reason=f"{path}: No such file or directory")
+
     def environment(self) -> Mapping[str, str]:
         return self._environment
 

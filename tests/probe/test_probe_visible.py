@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ongpu.domain.arch import ComputeCapability
 from ongpu.domain.blocked import diagnose_blocked
-from ongpu.domain.machine import Device, Driver, Machine, Modules, Unavailable
+from ongpu.domain.foreign import foreign_libraries
+from ongpu.domain.machine import Device, Driver, DriverLibrary, Machine, Modules, Unavailable
 from ongpu.domain.verdict import Cause
 from ongpu.domain.visible import visible_devices
 
@@ -192,6 +193,23 @@ def test_why_no_gpu_can_be_used(here: Machine, cause: Cause, words: str) -> None
 def test_nothing_stands_in_the_way_of_a_healthy_machine() -> None:
     assert diagnose_blocked(machine(1)) is None
     assert diagnose_blocked(machine(2, CUDA_VISIBLE_DEVICES="0")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "version", "words"),
+    [
+        ("libcuda", "/usr/lib/libcuda.so.580.159.04", "580.159.04", None),
+        ("libcuda", "/usr/lib/wsl/lib/libcuda.so.1", None, None),
+        ("libcuda", "/usr/local/cuda/compat/libcuda.so.590.1", "590.1", "cuda-compat"),
+        ("libcuda", "/opt/x/libcuda.so.570.1", "570.1", "not that driver's own"),
+        ("libnvidia-ml", "/opt/compat/libnvidia-ml.so.590.1", "590.1", "not that driver's own"),
+    ],
+)
+def test_a_library_of_another_driver_is_named(name: str, path: str, version: str | None, words: str | None) -> None:
+    library = DriverLibrary(name=name, path=path, version=version)
+    found = foreign_libraries(dataclasses.replace(machine(1), libraries=(library,)))
+    assert len(found) == (words is not None)
+    assert all(str(words) in one for one in found)
 
 
 def test_a_mismatch_inside_a_container_says_to_restart_it() -> None:

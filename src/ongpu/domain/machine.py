@@ -56,6 +56,20 @@ class Driver:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DriverLibrary:
+    """A file of the driver that answered: ``libnvidia-ml`` or ``libcuda``.
+
+    ``version`` is the one in the file's name, ``580.159.04`` (None where the name has none, as in WSL). ``sha256`` is
+    None where the file could not be read.
+    """
+
+    name: str
+    path: str
+    version: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PythonInstall:
     """One interpreter: its path, version ``3.12.3``, and whether it is a free-threaded build."""
 
@@ -74,8 +88,9 @@ class Machine:
     ``nvidia_hardware`` says whether an NVIDIA GPU is on the PCI bus whatever the driver says (None: not
     readable); ``device_files`` whether ``/dev`` has what a process needs to reach one (None: not readable, or
     not the way of this platform). ``cuda_visible`` lists the UUIDs that libcuda itself listed, in CUDA's
-    order, under ``variables`` (None: not asked, or no answer). ``simulated`` is true for a description or a
-    recording: nothing of it was observed here.
+    order, under ``variables`` (None: not asked, or no answer). ``libraries`` are the driver's files that answered,
+    as far as the platform tells. ``simulated`` is true for a description or a recording: nothing of it was
+    observed here.
     """
 
     os: str
@@ -92,5 +107,6 @@ class Machine:
     nvidia_hardware: bool | None = None
     device_files: bool | None = None
     cuda_visible: tuple[str, ...] | None = None
+    libraries: tuple[DriverLibrary, ...] = ()
     unavailable: tuple[Unavailable, ...] = ()
     simulated: bool = False

@@ -73,3 +73,10 @@ def loaded_modules(text: str) -> frozenset[str]:
 def is_nvidia_display(*, vendor: str, device_class: str) -> bool:
     """Whether a PCI device is a GPU of NVIDIA's, and not the audio or USB function beside one."""
     return vendor.strip().lower() == "0x10de" and device_class.strip().lower().startswith("0x03")
+
+
+# /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.159.04   in WSL: /usr/lib/wsl/drivers/nv_dispi.inf_.../libcuda.so.1.1
+def version_in_name(path: str) -> str | None:
+    """The driver version in the name of one of its libraries; ``None`` for a bare interface number."""
+    found = re.search(r"\.so\.(\d{3,}(?:\.\d+)+)\Z", path)
+    return found[1] if found else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -59,6 +60,14 @@ class Host(Protocol):
         """The path with every link followed."""
         ...
 
+    def mapped_file(self, name: str) -> str | None:
+        """The file whose name begins with ``name`` and that this process has loaded; None where nothing tells."""
+        ...
+
+    def sha256(self, path: str) -> str:
+        """The digest of a file, in hexadecimal. :raises DoorError: as ``read_text``."""
+        ...
+
     def environment(self) -> Mapping[str, str]:
         """The environment variables the tool was given."""
         ...
@@ -102,6 +111,23 @@ class RealHost:
     def real_path(self, path: str) -> str:
         """The path with every link followed."""
         return os.path.realpath(path)
+
+    def mapped_file(self, name: str) -> str | None:
+        """The file whose name begins with ``name`` and that this process has loaded."""
+        try:
+            maps = Path("/proc/self/maps").read_text("utf-8", "replace")
+        except OSError:  # not Linux
+            return None
+        paths = (line.split(None, 5)[5] for line in maps.splitlines() if line.count("/") > 0)
+        return next((os.path.realpath(path) for path in paths if Path(path).name.startswith(name)), None)
+
+    def sha256(self, path: str) -> str:
+        """The digest of a file."""
+        try:
+            with Path(path).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except (OSError, ValueError) as error:
+            raise _file_error(path, error) from error
 
     def environment(self) -> Mapping[str, str]:
         """The environment variables the tool was given."""

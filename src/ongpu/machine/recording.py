@@ -115,6 +115,14 @@ class RecordingHost:
         """See :class:`Host`."""
         return self._book.take("host", "real_path", [path], lambda: self._host.real_path(path))
 
+    def mapped_file(self, name: str) -> str | None:
+        """See :class:`Host`."""
+        return self._book.take("host", "mapped_file", [name], lambda: self._host.mapped_file(name))
+
+    def sha256(self, path: str) -> str:
+        """See :class:`Host`."""
+        return self._book.take("host", "sha256", [path], lambda: self._host.sha256(path))
+
     def environment(self) -> Mapping[str, str]:
         """See :class:`Host`; all others are kept out of the recording, and out of this answer."""
         whole = self._host.environment()

@@ -69,6 +69,14 @@ class Replay:
         """See :class:`Host`."""
         return self.answer("host", "real_path", [path], str)
 
+    def mapped_file(self, name: str) -> str | None:
+        """See :class:`Host`."""
+        return self.answer("host", "mapped_file", [name], str | None)  # type: ignore[arg-type]
+
+    def sha256(self, path: str) -> str:
+        """See :class:`Host`."""
+        return self.answer("host", "sha256", [path], str)
+
     def environment(self) -> Mapping[str, str]:
         """See :class:`Host`."""
         return self.answer("host", "environment", [], dict[str, str])
