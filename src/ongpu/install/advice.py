@@ -28,7 +28,7 @@ def uv_project_lines(decision: Decision, *, excluded: Iterable[str] = ()) -> str
     Constraints carry the pin to packages that want torch indirectly, and its index with it: a constrained name
     follows ``[tool.uv.sources]`` even where the project does not list it itself (read from locks made by uv 0.13.9).
 
-    :param excluded: names to leave out, for ``exclude-dependencies`` (uv 0.9.8 or newer).
+    :param excluded: names to leave out, for ``exclude-dependencies``.
     """
     # torch alone is pinned; what pairs with it is for the resolver, but from the same index.
     constraints = [torch_pin(decision), *(f"{one}>=0" for one in _FAMILY[1:])]
