@@ -29,6 +29,8 @@ _COMPLETED: Final = "context-completed"
 _GPU_IN_USE: Final = "context-gpu-in-use"
 _ERROR: Final = "context-error"
 _PROGRESS_NEEDED: Final = 3
+# Where the log ends in an error, other ranks may have gone on for some steps after the one that failed first.
+_PROGRESS_BEFORE_ANOTHER_ERROR: Final = 30
 _FINDINGS_SHOWN: Final = 8
 
 
@@ -199,6 +201,7 @@ def _live(
     candidates: list[_Candidate], signals: Signals, catalog: CauseCatalog
 ) -> tuple[list[_Candidate], list[Rejected]]:
     """Leave out the failures that training went past."""
+    failed = _ended_in_error(signals)
     live: list[_Candidate] = []
     passed: list[Rejected] = []
     for one in candidates:
@@ -208,7 +211,8 @@ def _live(
         outlives = catalog.causes[one.cause].outlives_progress and not gpu_after
         steps_after = _count_after(signals, _PROGRESS, one.last)
         completed = _count_after(signals, _COMPLETED, one.last)
-        if not outlives and (steps_after >= _PROGRESS_NEEDED or completed):
+        needed = _PROGRESS_BEFORE_ANOTHER_ERROR if failed else _PROGRESS_NEEDED
+        if not outlives and (steps_after >= needed or completed):
             reason = f"line {one.last} ({one.rule.id}): the run went on after it"
             passed.append(Rejected(cause=one.cause, reason=reason))
         else:

@@ -86,34 +86,43 @@ def _coverage(facts: Facts, devices: tuple[ComputeCapability, ...], catalog: Cat
     targets = _targets(facts, catalog)
     if not (devices and targets):
         return set()
-    return _all_or_none([best_fit(targets, device) is not Fit.NONE for device in devices])
-
-
-def _all_or_none(covered: list[bool]) -> set[str]:
-    if all(covered):
+    fits = [best_fit(targets, device) for device in devices]
+    # PTX in a list is no proof: not every library of a build carries it, so a JIT fit leaves it open
+    if all(fit is Fit.NATIVE for fit in fits):
         return {"fact-gpu-covered"}
-    return set() if any(covered) else {"fact-gpu-not-covered"}
+    return {"fact-gpu-not-covered"} if all(fit is Fit.NONE for fit in fits) else set()
+
+
+def _all_or_none(inside: list[bool]) -> set[str]:
+    if all(inside):
+        return {"fact-gpu-covered"}
+    return set() if any(inside) else {"fact-gpu-not-covered"}
 
 
 def _driver(facts: Facts, catalog: Catalog) -> set[str]:
-    """Whether the driver serves the CUDA major of torch's build; minor versions are compatible within a major."""
-    runtimes = {int(version.split(".")[0]) for version in facts.cuda_runtime_versions}
+    """Whether the driver serves torch's CUDA runtime: of one major from 11 on, of the very version before."""
+    runtimes = {_version(version) for version in facts.cuda_runtime_versions}
     for version in facts.torch_versions[-1:]:
         if tag := _TAG.search(version):
-            runtimes.add(int(tag[1][:2]))
-    if not runtimes:
+            runtimes.add((int(tag[1][:-1]), int(tag[1][-1])))
+    ceilings = _ceilings(facts, catalog)
+    if not (runtimes and ceilings):
         return set()
-    needed = max(runtimes)
-    if facts.driver_versions:
-        ceilings = []
-        for version in facts.driver_versions:
-            branch = catalog.branch(tuple(int(part) for part in version.split(".")))
-            ceilings.append(branch.cuda.major if branch else 0)
-    else:
-        ceilings = [int(version.split(".")[0]) for version in facts.cuda_driver_versions]
-    if not ceilings:
-        return set()
-    return {"fact-driver-serves-runtime"} if min(ceilings) >= needed else {"fact-driver-below-runtime"}
+    needed, held = max(runtimes), min(ceilings)
+    serves = held[0] >= needed[0] if needed[0] >= 11 else held >= needed
+    return {"fact-driver-serves-runtime"} if serves else {"fact-driver-below-runtime"}
+
+
+def _ceilings(facts: Facts, catalog: Catalog) -> list[tuple[int, ...]]:
+    """The CUDA driver versions that the log states, else those of the driver branches it names."""
+    if facts.cuda_driver_versions:
+        return [_version(version) for version in facts.cuda_driver_versions]
+    branches = [catalog.branch(_version(version)) for version in facts.driver_versions]
+    return [(branch.cuda.major, branch.cuda.minor) for branch in branches if branch]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
 
 
 def _generation(facts: Facts, devices: tuple[ComputeCapability, ...], catalog: Catalog) -> set[str]:
