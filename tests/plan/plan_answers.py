@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from ongpu import catalog
 from ongpu.domain.build import Decision, DecisionKind
 from ongpu.plan import Request, described, plan
@@ -23,6 +25,15 @@ def answer_of(decision: Decision) -> str:
 
 def decide(case: Scenario, *, facts: catalog.Catalog | None = None) -> Decision:
     """The decision for a scenario of the grid, by the shipped catalog or another."""
+    return _by_shipped(case) if facts is None else _decide(case, facts)
+
+
+@functools.cache
+def _by_shipped(case: Scenario) -> Decision:
+    return _decide(case, catalog.load())
+
+
+def _decide(case: Scenario, facts: catalog.Catalog) -> Decision:
     machine = described(
         catalog=catalog.load(),
         gpus=[name for name, _ in case.gpus],
@@ -32,9 +43,10 @@ def decide(case: Scenario, *, facts: catalog.Catalog | None = None) -> Decision:
         python=case.python,
         glibc=case.glibc if case.os == "linux" else None,
     )
-    return plan(machine, catalog=facts or catalog.load(), request=Request(torch_spec=case.spec))
+    return plan(machine, catalog=facts, request=Request(torch_spec=case.spec))
 
 
+@functools.cache
 def decide_told(case: Told) -> Decision:
     """The decision for a scenario that somebody wrote down."""
     machine = described(

@@ -14,6 +14,8 @@ from ongpu.errors import UsageError
 from ongpu.plan import Request, described, plan
 
 CATALOG = catalog.load()
+NVML = "NVML_ERROR"
+NO_NVML = Unavailable(what="nvml", reason="NVML Shared Library Not Found", code=f"{NVML}_LIBRARY_NOT_FOUND")
 
 
 def decide(machine: Machine, **request: str) -> Decision:
@@ -28,21 +30,36 @@ def bare(**changes: object) -> Machine:
     ("machine", "cause", "word"),
     [
         (bare(nvidia_hardware=False), Cause.NO_GPU_VISIBLE, "--gpu"),
-        (bare(container="docker"), Cause.NO_GPU_VISIBLE, "container"),
-        (bare(wsl=True), Cause.NO_GPU_VISIBLE, "Windows host"),
-        (bare(nvidia_hardware=True), Cause.DRIVER_BROKEN, "on the bus"),
+        (bare(container="docker", unavailable=(NO_NVML,)), Cause.NO_GPU_VISIBLE, "--gpus all"),
+        (
+            bare(
+                container="docker",
+                nvidia_hardware=True,
+                device_files=False,
+                driver=Driver(loaded=True),
+                unavailable=(NO_NVML,),
+            ),
+            Cause.NO_GPU_VISIBLE,
+            "--gpus all",
+        ),
+        (bare(wsl=True, device_files=False, unavailable=(NO_NVML,)), Cause.NO_GPU_VISIBLE, "Windows"),
+        (bare(nvidia_hardware=True, unavailable=(NO_NVML,)), Cause.DRIVER_BROKEN, "not installed or not loaded"),
         (
             bare(
                 nvidia_hardware=True,
-                unavailable=(Unavailable(what="nvml", reason="NVML_ERROR_LIB_RM_VERSION_MISMATCH: version mismatch"),),
+                unavailable=(
+                    Unavailable(
+                        what="nvml", reason="Driver/library version mismatch", code=f"{NVML}_LIB_RM_VERSION_MISMATCH"
+                    ),
+                ),
             ),
             Cause.DRIVER_BROKEN,
-            "reboot",
+            "Reboot",
         ),
         (
-            bare(nvidia_hardware=True, unavailable=(Unavailable(what="nvml", reason="NVML_ERROR_DRIVER_NOT_LOADED"),)),
+            bare(nvidia_hardware=True, driver=Driver(kernel_mode="580.95.05")),
             Cause.DRIVER_BROKEN,
-            "no NVIDIA driver is loaded",
+            "open kernel modules",
         ),
         (Machine(os="macos", arch="aarch64"), Cause.NO_GPU_VISIBLE, "macOS"),
         (bare(os_release="Alpine Linux 3.20", glibc=None), Cause.PYTHON_ENV, "musl"),
@@ -200,6 +217,15 @@ def test_a_value_that_cannot_be_read_is_named_with_what_to_give(options: dict[st
 def test_a_requirement_nothing_can_satisfy_is_a_usage_error(spec: str) -> None:
     with pytest.raises(UsageError):
         decide(catalog.described_machine("rtx5090-linux"), torch_spec=spec)
+
+
+@pytest.mark.parametrize(("capability", "arch"), [("10.1", "aarch64"), ("8.7", "aarch64"), ("12.0", "x86_64")])
+def test_a_chip_with_an_arm_cpu_is_assumed_to_have_one(capability: str, arch: str) -> None:
+    machine = described(catalog=CATALOG, compute_capabilities=[capability], driver="R580")
+    assert machine.arch == arch
+    assert machine.driver.kernel_mode == "580"
+    if capability == "10.1":
+        assert (decide(machine).torch, str(decide(machine).fit[0].compute_capability)) == ("2.15.0", "11.0")
 
 
 def test_nothing_of_this_machine_leaks_into_a_described_one() -> None:

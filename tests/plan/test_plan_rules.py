@@ -47,8 +47,8 @@ def test_the_grid_notices_a_planted_error() -> None:
     without = tuple(one for one in builds[place].targets if str(one) != "sm_60")
     builds[place] = dataclasses.replace(builds[place], targets=without)
     planted = dataclasses.replace(real, builds=tuple(builds))
-    wrong = [one.id for one in GRID if answer_of(decide(one, facts=planted)) != expected(one)]
-    assert any("1080 Ti" in one for one in wrong)
+    wrong = [one.id for one in GRID if "1080 Ti" in one.id and answer_of(decide(one, facts=planted)) != expected(one)]
+    assert len(wrong) > 5
 
 
 @pytest.mark.parametrize("case", TOLD, ids=lambda one: f"{one.number} {one.words}")

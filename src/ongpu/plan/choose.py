@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ongpu.catalog import Catalog
+from ongpu.domain.blocked import diagnose_blocked
 from ongpu.domain.build import Alternative, Axis, AxisVerdict, Decision, DecisionKind, SplitPart
 from ongpu.domain.machine import Machine, Modules
 from ongpu.domain.verdict import Cause
@@ -217,6 +218,10 @@ def _machine_step(worst: Axis, facts: Facts, *, parts: tuple[SplitPart, ...]) ->
     if parts:
         shown = "; ".join(f"CUDA_VISIBLE_DEVICES={one.mask} for {one.label}" for one in parts)
         return f"{reason} A part of the machine can be used: {shown}."
+    if worst.axis == "device" and not facts.devices:
+        found = diagnose_blocked(facts.machine)
+        step = found.next_step if found else "Look whether nvidia-smi lists a GPU."
+        return f"{reason} {step} To plan for another machine, give --gpu."
     match worst.cause:
         case Cause.DRIVER_TOO_OLD:
             return f"{reason} Update the driver."
@@ -225,10 +230,8 @@ def _machine_step(worst: Axis, facts: Facts, *, parts: tuple[SplitPart, ...]) ->
             return f"{reason} Install a driver of branch {last} for the old GPU, or take it out of the machine."
         case Cause.UNDETERMINED:
             return f"{reason} Give it with --compute-capability."
-        case Cause.NO_GPU_VISIBLE if facts.machine.os == "macos":
-            return f"{reason} To plan for another machine, give --gpu."
         case Cause.NO_GPU_VISIBLE:
-            return f"{reason} Check with nvidia-smi; to plan for another machine, give --gpu."
+            return f"{reason} To plan for another machine, give --gpu."
         case _:
             return reason
 

@@ -12,6 +12,8 @@ from ongpu.errors import UsageError
 from ongpu.plan.request import python_tag
 
 _DRIVER = re.compile(r"\d{3}(\.\d{1,4}){0,2}\Z")
+# Jetson, Thor (10.1 before CUDA 13) and GB10: chips with an Arm CPU of their own.
+_ARM_ONLY = frozenset({53, 62, 72, 87, 101, 110, 121})
 _CUDA = re.compile(r"\d{1,2}\.\d{1,2}\Z")
 
 
@@ -80,12 +82,14 @@ def _bare(text: str) -> Device:
 
 
 def _arch(devices: Sequence[Device]) -> str:
+    if devices and all(one.compute_capability and one.compute_capability.number in _ARM_ONLY for one in devices):
+        return "aarch64"
     only_arm = re.compile(r"GB10|GH200|GB200|GB300|Jetson|Orin|Thor|Xavier|Rubin", re.IGNORECASE)
     return "aarch64" if devices and all(only_arm.search(one.name) for one in devices) else "x86_64"
 
 
 def _driver(text: str) -> str:
-    text = text.strip()
+    text = text.strip().removeprefix("R").removeprefix("v")
     if _DRIVER.match(text):
         return text
     if _CUDA.match(text):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from ongpu.catalog import Catalog
+from ongpu.domain.blocked import diagnose_blocked
 from ongpu.domain.build import Axis, AxisVerdict
 from ongpu.domain.machine import Modules
 from ongpu.domain.verdict import Cause
 from ongpu.plan.facts import Facts, KnownDevice
 
 _OPEN_SOURCE = "NVIDIA Linux driver README, chapter Open Linux Kernel Modules"
-_MISMATCH = ("version mismatch", "VERSION_MISMATCH")
-_NOT_LOADED = ("DRIVER_NOT_LOADED", "driver not loaded")
 
 
 def machine_axes(facts: Facts, *, catalog: Catalog) -> tuple[Axis, ...]:
@@ -83,29 +82,14 @@ def _device(facts: Facts, *, catalog: Catalog) -> Axis:
 
 
 def _no_device(facts: Facts) -> Axis:
-    machine = facts.machine
-    said = [f"{one.what}: {one.reason}" for one in machine.unavailable]
-    texts = " ".join(said)
-    cause, reason = Cause.NO_GPU_VISIBLE, "no NVIDIA GPU is visible"
-    if any(word in texts for word in _MISMATCH):
-        cause = Cause.DRIVER_BROKEN
-        reason = "the loaded kernel module and the user-space driver are of different versions; reboot the machine"
-    elif machine.nvidia_hardware and any(word in texts for word in _NOT_LOADED):
-        cause = Cause.DRIVER_BROKEN
-        reason = "an NVIDIA GPU is on the bus, but no NVIDIA driver is loaded"
-    elif machine.nvidia_hardware:
-        cause = Cause.DRIVER_BROKEN
-        reason = (
-            "an NVIDIA GPU is on the bus, but no driver lists it: not installed, not loaded, too old for the GPU, "
-            "or of the wrong module flavor"
-        )
-    elif machine.container:
-        reason = f"no NVIDIA GPU is visible in this container ({machine.container}): start it with the GPU passed in"
-    elif machine.wsl:
-        reason = "no NVIDIA GPU is visible under WSL: it comes with the driver of the Windows host"
-    said_text = f" ({said[0]})" if said else ""
+    found = diagnose_blocked(facts.machine)
+    lines = f" ({found.lines[0]})" if found and found.lines else ""
     return Axis(
-        axis="device", verdict=AxisVerdict.REFUSES, reason=f"{reason}{said_text}", source="the machine", cause=cause
+        axis="device",
+        verdict=AxisVerdict.REFUSES,
+        reason=f"{found.reason.rstrip('.')}{lines}" if found else "no NVIDIA GPU was found",
+        source="what was read of the machine",
+        cause=found.cause if found else Cause.NO_GPU_VISIBLE,
     )
 
 
