@@ -40,11 +40,13 @@ def ongpu(
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
 app.command("enable")(prove.enable)
+app.command("install")(prove.install)
 app.command("run", context_settings={"allow_interspersed_args": False})(prove.run)
 app.command("train", context_settings=_PASSED_ON)(prove.train)
 app.command("probe")(look.probe)
 app.command("plan")(look.plan)
 app.command("scan")(look.scan)
+app.command("doctor")(look.doctor)
 app.command("verify")(look.verify)
 app.command("diagnose")(look.diagnose)
 app.add_typer(evidence.app, name="evidence")

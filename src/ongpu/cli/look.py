@@ -153,6 +153,34 @@ def scan(
     return 1 if limit is not None and scanner.failing(verdict, fail_on=limit) else 0
 
 
+@command("doctor")
+def doctor(
+    python: Python = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also search the data outside the fat-binary sections.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Can this environment train on this machine's GPU; if not, why, and what to type. Nothing is imported or run."""
+    from ongpu import catalog
+    from ongpu.cli.outside import doors
+    from ongpu.doctor import examine
+    from ongpu.domain.verdict import Outcome
+    from ongpu.environment import choose_python
+    from ongpu.report import terminal
+
+    outside = doors()
+    chosen = choose_python(python, cwd=outside.cwd, variables=outside.host.environment())
+    report = examine(
+        chosen,
+        nvml=outside.nvml,
+        processes=outside.processes,
+        host=outside.host,
+        catalog=catalog.load,
+        deep=deep,
+    )
+    _show("doctor", report, terminal.doctor(report), as_json=as_json)
+    return {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}[report.outcome]
+
+
 @command("verify")
 def verify(python: Python = None, as_json: AsJson = False) -> int:
     """Run the smoke checks on the GPU in an environment: torch's own answer, checked products, held memory."""

@@ -140,6 +140,8 @@ def schema(command: str, kind: type) -> dict[str, Any]:
     """The JSON Schema of a command's document (draft 2020-12)."""
     made = msgspec.json.schema(kind, schema_hook=_describe)
     definitions = dict(made.get("$defs", {}))
+    if "RuntimeVersion" in definitions:  # a dataclass that travels as its text, as plain() writes it
+        definitions["RuntimeVersion"] = {"type": "string", "pattern": r"^\d{1,2}\.\d{1,2}$"}
     reference = str(made.get("$ref", "")).rsplit("/", 1)[-1]
     body = dict(definitions.pop(reference)) if reference else dict(made)
     for one in (body, *definitions.values()):
@@ -151,6 +153,23 @@ def schema(command: str, kind: type) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **body, "$defs": definitions}
 
 
+def error_schema(command: str) -> dict[str, Any]:
+    """The JSON Schema of the document a command prints in place of its own when it stops with an error."""
+    text = {"type": "string"}
+    body = {
+        "type": "object",
+        "properties": {
+            "message": text,
+            "next_step": text,
+            "cause": {"anyOf": [text, {"type": "null"}]},
+            "exit_status": {"type": "integer"},
+        },
+        "required": ["message", "next_step", "cause", "exit_status"],
+    }
+    properties = {"schema": {"const": schema_name(command)}, "error": body}
+    return {"type": "object", "properties": properties, "required": ["schema", "error"]}
+
+
 def _decode(kind: type, value: object) -> object:
     if kind in _AS_TEXT and isinstance(value, str):
         return kind.parse(value)
@@ -160,6 +179,8 @@ def _decode(kind: type, value: object) -> object:
 
 
 def _describe(kind: type) -> dict[str, Any]:
+    if kind is object:
+        return {"description": "any JSON value"}
     if kind is ComputeCapability:
         return {"type": "string", "pattern": r"^\d{1,2}\.\d$"}
     if kind is CodeTarget:

@@ -10,11 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ongpu.diagnose import Diagnosis
+from ongpu.doctor import DoctorReport, Weight
 from ongpu.domain.build import AxisVerdict, Decision, DecisionKind
 from ongpu.domain.coverage import CodeVerdict, ScanReport, ScanVerdict
 from ongpu.domain.machine import Machine
-from ongpu.domain.verdict import Outcome, Verdict, WitnessState
+from ongpu.domain.verdict import Cause, Outcome, Verdict, WitnessState
 from ongpu.enable import EnableReport
+from ongpu.install import InstallReport
 from ongpu.plan import CommandReport
 from ongpu.smoke import SmokeReport
 
@@ -144,6 +146,7 @@ def decision(value: Decision) -> RenderableType:
     return Group(*parts)
 
 
+_WEIGHT_STYLE = {Weight.BLOCKS: "bold red", Weight.UNKNOWN: "yellow", Weight.WARNS: "yellow", Weight.NOTES: "dim"}
 _CODE_STYLE = {
     CodeVerdict.NATIVE: "green",
     CodeVerdict.JIT: "yellow",
@@ -188,6 +191,41 @@ def smoke(report: SmokeReport) -> RenderableType:
     return Group(head, grid(rows))
 
 
+def doctor(report: DoctorReport) -> RenderableType:
+    """One screen: the answer, the findings by weight, what to type."""
+    head = Text.assemble(styled(report.outcome), f"  {report.summary}")
+    if report.cause is not Cause.HEALTHY:
+        head.append(f"  cause: {report.cause.value}", style="red")
+    rows: list[tuple[RenderableType, ...]] = [
+        ("", Text(f"{one.name} ({one.compute_capability or 'capability unknown'})"), Text(one.reason))
+        for one in report.devices
+    ]
+    rows += [
+        (Text(one.weight.value, _WEIGHT_STYLE[one.weight]), Text(one.title), Text(one.reason))
+        for one in report.findings
+    ]
+    return Group(head, grid(rows), Text(f"Next: {report.next_step}"))
+
+
+def install(report: InstallReport) -> RenderableType:
+    """What ``install`` did, and what it did differently from what was asked."""
+    title = "would install" if report.dry_run else ("kept" if report.reused else "installed")
+    parts: list[RenderableType] = [
+        Text.assemble(styled(report.outcome), f"  {report.reason}"),
+        Text(f"  {title} {len(report.installed)} packages in {report.venv}"),
+    ]
+    rows = [
+        (Text(one.action), Text(one.name), Text(f"wanted by {', '.join(one.wanted_by) or 'the request'}: {one.reason}"))
+        for one in (*report.excluded, *report.overridden)
+    ]
+    parts.append(grid(rows))
+    parts += [Text(f"  {note}") for note in report.notes]
+    parts += [Text(f"  problem: {problem}", style="red") for problem in report.problems]
+    if not report.dry_run and report.outcome is Outcome.PROVEN:
+        parts += [Text(f"  {one.where}: {one.command}") for one in report.activation]
+    return Group(*parts)
+
+
 def diagnosis(value: Diagnosis) -> RenderableType:
     """What ``diagnose`` shows: the cause, the lines it rests on, what else it could have been."""
     parts: list[RenderableType] = [
@@ -230,7 +268,7 @@ def verdict(value: Verdict) -> RenderableType:
         parts.append(Text("REHEARSED: nothing here was observed on a GPU, and nothing is proven.", style="bold yellow"))
     parts.append(
         grid(
-            (styled(claim.outcome), Text(claim.id), Text(f"{claim.statement} {claim.reason}"))
+            (styled(claim.outcome), Text(claim.id), Text(f"{claim.statement}: {claim.reason}"))
             for claim in value.claims
             if claim.required or claim.outcome is not Outcome.UNKNOWN
         )

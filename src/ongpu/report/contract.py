@@ -1,0 +1,37 @@
+"""Which value each command's document is made of, and the schemas shipped beside this module."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ongpu.diagnose import Diagnosis
+from ongpu.doctor import DoctorReport
+from ongpu.domain.build import Decision
+from ongpu.domain.machine import Machine
+from ongpu.enable import EnableReport
+from ongpu.evidence.check import CheckReport
+from ongpu.install import InstallReport
+from ongpu.plan import CommandReport
+from ongpu.report.document import RunDocument, ScanDocument, error_schema, schema
+from ongpu.smoke import SmokeReport
+
+DOCUMENTS: Final[dict[str, type]] = {
+    "diagnose": Diagnosis,
+    "doctor": DoctorReport,
+    "enable": EnableReport,
+    "evidence": CheckReport,
+    "install": InstallReport,
+    "plan": Decision,
+    "plan-check": CommandReport,
+    "probe": Machine,
+    "run": RunDocument,
+    "scan": ScanDocument,
+    "verify": SmokeReport,
+}
+
+
+def contract(command: str) -> dict[str, Any]:
+    """The JSON Schema of everything the command may print with ``--json``: its answer, or its error."""
+    answer = schema(command, DOCUMENTS[command])
+    definitions, head = answer.pop("$defs"), answer.pop("$schema")
+    return {"$schema": head, "title": answer["title"], "anyOf": [answer, error_schema(command)], "$defs": definitions}
