@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def _index(decision: Decision) -> str:
     return decision.index_url or "PyPI"
 
 
-def install_phase(context: Context, decision: Decision) -> Step[Environment]:
+def install_phase(context: Context, decision: Decision, on_output: Callable[[bytes], None]) -> Step[Environment]:
     """Make the environment, or read the one that was adopted."""
     if context.rehearsed or context.adopted is not None:
         return _adopt(context, decision)
@@ -120,6 +120,7 @@ def install_phase(context: Context, decision: Decision) -> Step[Environment]:
         processes=doors.processes,
         environment=doors.host.environment(),
         read=lambda python: environment.read_environment(python, processes=doors.processes),
+        on_output=on_output,
     )
     context.bundle.value("install", report)
     if report.log is not None:

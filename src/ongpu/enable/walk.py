@@ -110,7 +110,7 @@ def _walk(context: Context, road: Road) -> None:
     doors, request = context.doors, context.request
     machine = road.walk("probe", lambda: probe_phase(context))
     decision = road.walk("plan", lambda: plan_phase(context, machine))
-    found = road.walk("install", lambda: install_phase(context, decision))
+    found = road.walk("install", lambda: install_phase(context, decision, road.watch.output))
     road.walk("scan", lambda: scan_phase(context, machine, found))
     device = choose_device(machine, request.expect_gpu)
     python, prefix = Path(found.python.path), Path(found.prefix)

@@ -1,0 +1,47 @@
+"""The command as a user starts it: a process of its own, in a folder of its own, with a small environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    def document(self) -> dict[str, Any]:
+        """The one JSON document on stdout; fails where there is anything else."""
+        found = json.loads(self.out)
+        assert isinstance(found, dict)
+        return found
+
+
+def ongpu(
+    words: Sequence[str], *, cwd: Path, variables: Mapping[str, str] | None = None, timeout_s: float = 110
+) -> Ran:
+    """Run ``ongpu WORDS`` in ``cwd``."""
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED")
+    base = {name: os.environ[name] for name in kept if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-m", "ongpu", *words],
+        cwd=cwd,
+        env={**base, "COLUMNS": "100", "NO_COLOR": "1", **(variables or {})},
+        capture_output=True,
+        timeout=timeout_s,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    ran = Ran(status=done.returncode, out=done.stdout.decode(), err=done.stderr.decode())
+    assert "Traceback" not in ran.err, ran.err
+    return ran
