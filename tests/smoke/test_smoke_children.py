@@ -228,6 +228,15 @@ def test_a_list_that_cannot_be_read_leaves_it_unknown_and_lets_the_child_go_on(t
     assert "NVML_ERROR_NO_PERMISSION" in report.checks[3].reason
 
 
+def test_a_folder_that_cannot_be_made_leaves_it_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    report = led(tmp_path, None)
+    assert [one.outcome for one in report.checks] == [Outcome.PROVEN] + [Outcome.UNKNOWN] * 3
+    assert "No such file or directory" in report.checks[1].reason
+
+
 def test_without_nvml_the_process_is_unknown(tmp_path: Path) -> None:
     report = led(tmp_path, None)
     assert report.checks[3].outcome is Outcome.UNKNOWN

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ongpu.domain.arch import ComputeCapability
@@ -244,6 +244,7 @@ def test_a_product_that_leaves_a_figure_out_is_no_product(missing: str) -> None:
     assert Outcome.PROVEN not in outcomes(completed(HOLDING, broken))
 
 
+@settings(deadline=None)  # no test depends on a time
 @given(st.floats(allow_nan=True, allow_infinity=True), st.floats(allow_nan=True, allow_infinity=True))
 def test_proven_means_below_the_bound(rows_error: float, projected_error: float) -> None:
     done = completed(HOLDING, product("float32", rows_error=rows_error, projected_error=projected_error))

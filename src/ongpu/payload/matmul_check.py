@@ -1,6 +1,6 @@
 """Matrix products on one device, checked for the right answer, while somebody outside looks at the process.
 
-In: ``--release FILE`` (wait after each product until this file exists and is not empty, then go on), and optionally
+In: ``--release FILE`` (wait after each product until this file exists, then go on), and optionally
 ``--uuid GPU-...`` (else device 0), ``--device cpu`` (to try the check itself), ``--size``, ``--wait-s``. Needs torch.
 Out: lines of JSON on standard output. ``{"event": "holding", ...}`` once the memory is held and both products have
 been done and synchronised: ``pid``, ``ppid``, ``uuid``, ``device``, ``reserved_bytes`` ...; the process then waits,

@@ -56,10 +56,10 @@ def run_smoke(
         names = [*(f"matmul-{dtype}" for dtype in DTYPES), "process-memory"]
         later = [not_made(name, f"not run: torch_cuda_check is {first.outcome}", first.cause) for name in names]
         return SmokeReport(checks=(first, *later), torch=reading, texts=texts)
-    with tempfile.TemporaryDirectory(prefix="ongpu-smoke-") as folder:
-        look = Look(nvml=nvml, uuid=uuid, release=Path(folder) / "release")
-        argv = [str(python), str(PAYLOAD / "matmul_check.py"), "--release", str(look.release), "--size", str(SIZE)]
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="ongpu-smoke-") as folder:
+            look = Look(nvml=nvml, uuid=uuid, release=Path(folder) / "release")
+            argv = [str(python), str(PAYLOAD / "matmul_check.py"), "--release", str(look.release), "--size", str(SIZE)]
             done = processes.run(
                 [*argv, *(["--uuid", uuid] if uuid else [])],
                 timeout_s=timeout_s,
@@ -67,10 +67,11 @@ def run_smoke(
                 on_output=look.take,
                 on_start=look.start,
             )
-        except DoorError as error:
-            names = [*(f"matmul-{dtype}" for dtype in DTYPES), "process-memory"]
-            later = [not_made(name, f"not run: {error.reason}", Cause.PYTHON_ENV) for name in names]
-            return SmokeReport(checks=(first, *later), torch=reading, texts=texts)
+    except (DoorError, OSError) as error:  # no child, or no room for the one file that lets it go on
+        why, cause = (error.reason, Cause.PYTHON_ENV) if isinstance(error, DoorError) else (str(error), None)
+        names = [*(f"matmul-{dtype}" for dtype in DTYPES), "process-memory"]
+        later = [not_made(name, f"not run: {why}", cause) for name in names]
+        return SmokeReport(checks=(first, *later), torch=reading, texts=texts)
     texts["matmul_check.txt"] = both(done)
     device = chosen_device(reading, uuid) if reading is not None else None
     capability = ComputeCapability.parse(device.compute_capability) if device is not None else None
