@@ -104,15 +104,16 @@ def probe(
     environment = host.environment()
     checker = Path(known.executable)
     with ThreadPoolExecutor(max_workers=3) as pool:  # the three slowest questions, which depend on nothing
-        cuda_asked = pool.submit(_libcuda, processes, checker, environment, driver_timeout_s)
-        nvml_asked = pool.submit(_nvml, nvml, host)
-        pythons_asked = pool.submit(find_pythons, host, processes) if list_pythons else None
-        machine = _system(host, known, environment, notes)
         try:
+            cuda_asked = pool.submit(_libcuda, processes, checker, environment, driver_timeout_s)
+            nvml_asked = pool.submit(_nvml, nvml, host)
+            pythons_asked = pool.submit(find_pythons, host, processes) if list_pythons else None
+            machine = _system(host, known, environment, notes)
             cuda_found, cuda_notes = cuda_asked.result()
             driver_version, listed, nvml_file, nvml_notes = nvml_asked.result()
             pythons, python_notes = pythons_asked.result() if pythons_asked else ((), ())
         except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(processes, RealProcesses):  # else the pool would wait for children that may hang
                 processes.end_all()
             raise

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ongpu.domain.machine import Modules
@@ -44,6 +44,7 @@ def test_flavor_of_the_kernel_modules(line: str, expected: tuple[Modules, str] |
     assert facts.kernel_modules(f"{line}\nGCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n") == expected
 
 
+@settings(deadline=None)  # no test depends on a time
 @given(st.text(max_size=300))
 def test_no_text_breaks_a_parser(text: str) -> None:
     facts.kernel_modules(text)

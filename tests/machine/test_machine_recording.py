@@ -257,3 +257,33 @@ def test_nvidia_smi_that_fails(answers: dict[str, Completed | DoorError], code: 
         nvidia_smi_text(Answers(**answers))
     assert caught.value.code == code
     assert words in caught.value.reason
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("printf 'Treiber\\374bersicht\\n'", "Treiber\ufffdbersicht\n"),
+        ("head -c 50000000 /dev/zero | tr '\\0' x", "more bytes were left out]"),
+        ("echo a warning >&2; echo table", "table\n"),
+    ],
+)
+def test_a_real_command_called_nvidia_smi(tmp_path: Path, script: str, expected: str) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    text = nvidia_smi_text(RealProcesses(), environment=environment, timeout_s=100)
+    assert expected in text
+    assert len(text) < TEXT_LIMIT_BYTES + 50
+
+
+@pytest.mark.process
+def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\nsleep 300\n")
+    command.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with pytest.raises(DoorError) as caught:
+        nvidia_smi_text(RealProcesses(term_grace_s=0.5), environment=environment, timeout_s=0.5)
+    assert caught.value.code == "timeout"

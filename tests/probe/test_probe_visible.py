@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ongpu.domain.arch import ComputeCapability
@@ -98,6 +98,7 @@ def test_a_gpu_split_by_mig() -> None:
     assert not visible_devices(whole).certain
 
 
+@settings(deadline=None)  # no test depends on a time
 @given(st.text(alphabet="0123456789,-+ GPUMIGabc", max_size=30), st.integers(0, 4))
 def test_no_value_shows_a_device_twice_or_one_that_is_not_there(value: str, count: int) -> None:
     here = machine(count, CUDA_VISIBLE_DEVICES=value)
