@@ -74,7 +74,7 @@ def compare_cuobjdump(tool: str, files: list[Path], repeat: int) -> None:
         else:
             differing.append(f"{path.name}: ongpu {dict(plain)} cuobjdump {dict(listed)}")
     print(
-        f"cuobjdump: {seconds:.1f} s; {seconds / ours:.0f} times ongpu in process, {seconds / started:.0f} with its start"
+        f"cuobjdump: {seconds:.1f} s, {seconds / ours:.0f} x ongpu in process, {seconds / started:.0f} with its start"
     )
     print(f"counts equal in {equal} of {len(files)} files")
     for text in differing:

@@ -208,6 +208,8 @@ def test_doctor_container_without_its_gpu() -> None:
     report = ask(of, environment("2.14.1+cu130"), CODE_130)
     assert (report.outcome, report.cause) == (Outcome.REFUTED, Cause.NO_GPU_VISIBLE)
     assert "--gpus" in report.next_step
+    assert len(report.findings) == 1
+    assert "sm_120" in {str(one) for one in report.targets}
 
 
 def test_doctor_library_and_module_of_different_drivers() -> None:

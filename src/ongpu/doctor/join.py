@@ -18,6 +18,7 @@ from ongpu.domain.verdict import Cause, Outcome
 from ongpu.domain.visible import visible_devices
 from ongpu.plan import Request, plan
 from ongpu.plan.facts import gather
+from ongpu.scan.torchlib import main_targets
 
 _ORDER = tuple(Weight)
 
@@ -35,10 +36,12 @@ def doctor(machine: Machine, environment: Environment, code: InstalledCode, *, c
     reports, coverages = torch_code(machine, environment, code, seen, catalog=catalog)
     capabilities = [one.compute_capability for one in reports if one.compute_capability is not None]
     packages = packages_for(environment, code, capabilities, driver_cuda=facts.driver_cuda)
+    of_machine = list(machine_findings(machine, decision))
     findings = [
-        *machine_findings(machine, decision),
+        *of_machine,
         *torch_presence(environment, advice),
-        *driver_serves(machine, environment, coverages, advice, catalog=catalog),
+        # Where no GPU can be used at all, the driver's version is not the question.
+        *(driver_serves(machine, environment, coverages, advice, catalog=catalog) if not _blocked(of_machine) else ()),
         *code_findings(environment, reports, coverages, advice),
         *extension_findings(environment, packages),
         *library_findings(environment, machine),
@@ -62,7 +65,7 @@ def doctor(machine: Machine, environment: Environment, code: InstalledCode, *, c
         torch=torch.version if torch else None,
         cuda_tag=torch.cuda_tag if torch else None,
         cuda_runtime=str(torch.runtime) if torch and torch.runtime else None,
-        targets=coverages[0].targets if coverages else (),
+        targets=main_targets(code.torch),
         driver=machine.driver.kernel_mode,
         driver_cuda=str(facts.driver_cuda) if facts.driver_cuda else None,
         deep=code.packages.deep if code.packages is not None else False,
@@ -112,6 +115,10 @@ def _unseen(machine: Machine, reports: Sequence[DeviceReport]) -> list[Finding]:
             next_step="Update the driver, or look the GPU up at NVIDIA and ask with --compute-capability.",
         )
     ]
+
+
+def _blocked(findings: Sequence[Finding]) -> bool:
+    return any(one.weight is Weight.BLOCKS for one in findings)
 
 
 def _outcome(findings: Sequence[Finding]) -> tuple[Outcome, Cause]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Final
 
-from ongpu.domain.arch import ComputeCapability, Fit, RuntimeVersion, best_fit
+from ongpu.domain.arch import CodeTarget, ComputeCapability, Fit, RuntimeVersion, best_fit
 from ongpu.domain.coverage import BinaryCoverage, CodeVerdict, TorchCoverage
 from ongpu.domain.verdict import Cause
 from ongpu.scan.binary import scan_file
@@ -68,7 +68,7 @@ def judge_torch(
 ) -> TorchCoverage:
     """The same from what was read: its libraries, and what its ``version.py`` says."""
     main = [one for one in libraries if _MAIN.fullmatch(_name(one.path))]
-    targets = tuple(sorted({target for one in main for target in one.targets}))
+    targets = main_targets(libraries)
     runtime = _runtime(cuda)
     judged = [judge_binary(one, device, runtime=runtime, driver_cuda=driver_cuda) for one in libraries]
     fits = tuple(one for one in judged if one.verdict is not CodeVerdict.NO_CODE)
@@ -113,6 +113,12 @@ def judge_torch(
     if any(one.verdict is CodeVerdict.JIT for one in main_fits):
         return answer(CodeVerdict.JIT, None, f"torch {version}: {main_fits[0].reason}", Fit.JIT)
     return answer(CodeVerdict.NATIVE, None, f"torch {version} has machine code for {device}", Fit.NATIVE)
+
+
+def main_targets(libraries: Sequence[BinaryCoverage]) -> tuple[CodeTarget, ...]:
+    """What torch's main CUDA library is built for: what torch itself calls its arch list, read from the binary."""
+    main = [one for one in libraries if _MAIN.fullmatch(_name(one.path))]
+    return tuple(sorted({target for one in main for target in one.targets}))
 
 
 def _name(path: str) -> str:
