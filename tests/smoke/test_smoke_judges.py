@@ -297,6 +297,10 @@ HELD = Holding(pid=42, ppid=41, device="cuda:0", uuid=UUID, allocated_bytes=3, r
         (Seen(pids=(42,), holding=HELD, listed=(ProcessMemory(pid=42, used_bytes=None),)), Outcome.UNKNOWN),
         (Seen(pids=(42,), holding=HELD, listed=(ProcessMemory(pid=43, used_bytes=900),)), Outcome.UNKNOWN),
         (Seen(pids=(42,), holding=HELD, listed=(), rise_bytes=500), Outcome.UNKNOWN),
+        (
+            Seen(pids=(42,), holding=HELD, listed=(ProcessMemory(pid=42, used_bytes=900),), earlier=frozenset({42, 7})),
+            Outcome.UNKNOWN,
+        ),
         (Seen(pids=(42,), holding=HELD, listed=(), rise_bytes=0), Outcome.REFUTED),
         (
             Seen(pids=(42,), holding=HELD, listed=(ProcessMemory(pid=43, used_bytes=900),), rise_bytes=-900),

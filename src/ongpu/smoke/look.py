@@ -22,13 +22,14 @@ class Seen:
     """What NVML and the child said at the moment that the child held its memory.
 
     ``listed`` is NVML's list or the reason why there is none; ``rise_bytes`` how much the device's memory in use
-    has grown since before the child started (``None``: not readable).
+    has grown since before the child started (``None``: not readable); ``earlier`` the pids that NVML listed before.
     """
 
     pids: tuple[int, ...] = ()
     holding: Holding | None = None
     listed: tuple[ProcessMemory, ...] | str = "NVML was not asked"
     rise_bytes: int | None = None
+    earlier: frozenset[int] = frozenset()
 
 
 class Look:
@@ -43,6 +44,7 @@ class Look:
         self._pid = 0
         # Taken before the child starts, of every GPU it might take; the names here are NVML's own.
         self._before = {one: self._used(one) for one in ((uuid,) if uuid else self._listed())}
+        self._earlier = {one: self._pids(one) for one in self._before}
 
     def start(self, pid: int) -> None:
         """The child has this pid."""
@@ -69,6 +71,14 @@ class Look:
             return tuple(one.uuid for one in self._nvml.devices())
         except DoorError:  # shown as a GPU that NVML does not know
             return ()
+
+    def _pids(self, uuid: str) -> frozenset[int]:
+        if self._nvml is None:
+            return frozenset()
+        try:
+            return frozenset(one.pid for one in self._nvml.processes(uuid))
+        except DoorError:  # shown when the child is looked for
+            return frozenset()
 
     def _used(self, uuid: str) -> int | None:
         if self._nvml is None:
@@ -98,7 +108,8 @@ class Look:
         after = self._used(uuid)
         before = self._before.get(uuid)
         rise = None if after is None or before is None else after - before
-        return Seen(pids=pids, holding=holding, listed=listed, rise_bytes=rise)
+        earlier = self._earlier.get(uuid, frozenset())
+        return Seen(pids=pids, holding=holding, listed=listed, rise_bytes=rise, earlier=earlier)
 
 
 def judge_memory(seen: Seen) -> SmokeCheck:
@@ -129,6 +140,9 @@ def judge_memory(seen: Seen) -> SmokeCheck:
             f"NVML lists {others}: Windows and WSL hide them, an older driver lists a container's by the host's pids"
         )
         return answer(Outcome.UNKNOWN, reason + _rise(seen))
+    if seen.earlier & {one.pid for one in mine}:
+        reason = f"NVML listed a process {mine[0].pid} before the child began: these are not the pids of this namespace"
+        return answer(Outcome.UNKNOWN, reason)
     known = [one.used_bytes for one in mine if one.used_bytes is not None]
     if not known:
         return answer(Outcome.UNKNOWN, f"NVML lists the process, but this platform hides its memory{_rise(seen)}")
