@@ -161,22 +161,25 @@ def scan(report: ScanReport, judged: ScanVerdict) -> RenderableType:
     """What ``scan`` shows: packages by GPU, or their code targets where no GPU was named."""
     packages = [one for one in judged.packages if one.binaries]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("package")
+    table.add_column("package", no_wrap=True)
+    reasons: list[RenderableType] = []
     if judged.devices:
         for device in judged.devices:
-            table.add_column(str(device))
-        table.add_column("")
+            table.add_column(str(device), no_wrap=True)
         for package in packages:
+            name = f"{package.name} {package.version}"
             cells = [Text(fit.verdict.value, style=_CODE_STYLE[fit.verdict]) for fit in package.fits]
-            bad = next((f.reason for f in package.fits if f.verdict in (CodeVerdict.PARTIAL, CodeVerdict.NONE)), "")
-            table.add_row(Text(f"{package.name} {package.version}"), *cells, Text(bad or package.note or "", "dim"))
+            table.add_row(Text(name), *cells)
+            bad = [fit for fit in package.fits if fit.verdict in (CodeVerdict.PARTIAL, CodeVerdict.NONE)]
+            reasons += [Text(f"{name} on {fit.device}: {fit.reason}", "dim") for fit in bad]
+            reasons += [Text(f"{name}: {package.note}", "dim")] if package.note else []
     else:
         table.add_column("code targets")
         for package in packages:
             targets = sorted({target for binary in package.binaries for target in binary.targets})
             table.add_row(Text(f"{package.name} {package.version}"), Text(" ".join(map(str, targets))))
     without = len(judged.packages) - len(packages)
-    parts: list[RenderableType] = [table]
+    parts: list[RenderableType] = [table, *reasons]
     parts.append(Text(f"{without} packages carry no precompiled CUDA code; {report.files_read} files read.", "dim"))
     parts += [Text(f"could not be read: {problem}", style="yellow") for problem in judged.problems]
     return Group(*parts)
