@@ -8,9 +8,9 @@ from ongpu.domain.build import AxisVerdict
 from ongpu.domain.verdict import Cause
 from ongpu.plan.build_axes import Candidate
 from ongpu.plan.facts import Facts
+from ongpu.plan.pick import MACHINE_FACTS, choose
 from ongpu.plan.request import Requirement, version
 
-_MACHINE_FACTS = frozenset({"driver", "glibc"})
 _HARD = frozenset({"coverage", "driver"})
 _SHOWN = 4
 
@@ -42,7 +42,7 @@ def find_block(
     openings = _openings(judged, facts)
     wished = [one for one in judged if not one.refusals() - _HARD]
     pool = wished or judged
-    closest = max(pool, key=lambda one: (-len(one.refusals()), -len(one.unknowns()), version(one.build.torch)))
+    closest = max(pool, key=_nearness)
     changes = {axis for axis, _, _ in openings}
     uncovered = all("coverage" in one.refusals() for one in judged if one.build.targets)
     step = openings[0][2] if openings else f"{closest.axis(_first_refusal(closest)).reason}."
@@ -54,6 +54,12 @@ def find_block(
         refused=_refused(pool),
         source_possible=uncovered and requirement is None and not changes,
     )
+
+
+def _nearness(one: Candidate) -> tuple[int, int, object]:
+    """How near a build came: what nobody knows of it counts as a refusal, and as worse than one."""
+    unknown = len(one.unknowns() - MACHINE_FACTS)
+    return (-len(one.refusals()) - unknown, -unknown, version(one.build.torch))
 
 
 def _first_refusal(one: Candidate) -> str:
@@ -70,7 +76,7 @@ def _cause(wished: list[Candidate], changes: set[str]) -> Cause:
     if any("driver" not in one.refusals() for one in covered):
         return Cause.UNDETERMINED
     if covered:
-        known = [one for one in covered if not one.unknowns() - _MACHINE_FACTS]
+        known = [one for one in covered if not one.unknowns() - MACHINE_FACTS]
         return Cause.DRIVER_TOO_OLD if known else Cause.UNDETERMINED
     return Cause.WHEEL_NO_ARCH
 
@@ -79,19 +85,10 @@ def _openings(judged: list[Candidate], facts: Facts) -> list[tuple[str, str, str
     """Each single axis whose change makes a build fit: axis, the build, what to do. The easiest change first."""
     found = []
     for axis in ("python", "glibc", "driver", "requirement", "channel"):
-        best = _best(judged, frozenset({axis}))
+        best = choose(judged, ignoring=frozenset({axis}))
         if best is not None:
             found.append((axis, best.build.label, _change(axis, best, facts)))
     return found
-
-
-def _best(judged: list[Candidate], ignoring: frozenset[str]) -> Candidate | None:
-    eligible = [one for one in judged if one.refusals() <= ignoring and one.unknowns() <= _MACHINE_FACTS | ignoring]
-    return max(
-        eligible,
-        key=lambda one: (one.native, version(one.build.torch), one.build.pypi_default, one.build.cuda_tag),
-        default=None,
-    )
 
 
 def _change(axis: str, best: Candidate, facts: Facts) -> str:

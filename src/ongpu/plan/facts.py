@@ -122,3 +122,8 @@ def _cuda(text: str | None) -> RuntimeVersion | None:
         return RuntimeVersion.parse(text) if text else None
     except ValueError:
         return None
+
+
+def dotted(version: Version) -> str:
+    """``525.60.13`` for its parts: NVIDIA writes all but the first with two digits."""
+    return ".".join(f"{part:02d}" if index else str(part) for index, part in enumerate(version))
