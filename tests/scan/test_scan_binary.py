@@ -47,6 +47,15 @@ def test_scan_reads_headers_whatever_the_compression(mode: str) -> None:
     assert not found.empty
 
 
+def test_scan_concatenated_entries_are_read_by_their_members() -> None:
+    data = (DATA / "concat.fatbin").read_bytes()
+    assert b"\x00\x01\x01\x01" in data, "no entry of kind 256 in the file"
+    found = scan_bytes(data, "concat.fatbin")
+    assert counts(found.sass) == {"sm_75": 1, "sm_80": 1, "sm_86": 1, "sm_90": 1, "sm_100a": 1, "sm_120": 1}
+    assert counts(found.ptx) == {"compute_75": 1}
+    assert not found.problems
+
+
 def test_scan_default_arch_dummy_is_known_to_be_empty() -> None:
     found = scan_file(DATA / "default_arch.fatbin")
     assert counts(found.sass) == {"sm_75": 1}
@@ -60,6 +69,11 @@ def test_scan_raw_cubin_with_suffix(target: str) -> None:
     assert found.format == "cubin"
     assert counts(found.sass) == {target: 1}
     assert not found.empty
+
+
+def test_scan_lto_is_neither_sass_nor_ptx() -> None:
+    found = scan_file(DATA / "lto.fatbin")
+    assert (counts(found.lto), counts(found.sass), found.ptx) == ({"lto_75": 1}, {"sm_80": 1}, ())
 
 
 def test_scan_ptx_text() -> None:

@@ -42,4 +42,17 @@ objcopy --add-section .cask_resource=resource.bin --set-section-flags .cask_reso
         --set-section-alignment .cask_resource=16 nothing.o outside.o
 gcc -shared -s outside.o -o outside.so
 
+# Several images in one compressed entry: needs fatbinary and ptxas of 13.5 (the PyPI package nvidia-cuda-nvcc), in
+# the folder NVCC_13_5. Without it the file that is checked in stays as it is.
+if [ -n "${NVCC_13_5:-}" ]; then
+  nvcc -ptx -arch=compute_75 kernel.cu -o kernel.ptx
+  images=''
+  for target in 75 80 86 90 100a 120; do
+    "$NVCC_13_5/ptxas" -arch=sm_$target kernel.ptx -o part_$target.o
+    images="$images --image3=kind=elf,sm=$target,file=part_$target.o"
+  done
+  # shellcheck disable=SC2086
+  "$NVCC_13_5/fatbinary" --create=concat.fatbin --concat -64 $images --image3=kind=ptx,sm=75,file=kernel.ptx
+fi
+
 cp ./*.fatbin sm_*.cubin compute_103a.ptx library.so relocatable.o archive.a host_only.so outside.so "$here"
