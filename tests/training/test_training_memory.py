@@ -18,7 +18,6 @@ from ongpu.training.output import RunFolder
 from ongpu.training.precision import Weights
 from ongpu.training.step import EagerStep
 
-
 TEXT = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. More."
 
 

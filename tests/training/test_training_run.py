@@ -387,3 +387,36 @@ def test_help_needs_no_torch() -> None:
     code = "import sys; from ongpu.training.main import main\ntry: main(['--help'])\nexcept SystemExit as e: " \
         "assert e.code == 0\nassert 'torch' not in sys.modules"  # fmt: skip
     assert child(code).returncode == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
+    import pty
+
+    command = [sys.executable, str(SCRIPT), "--config", str(config(tmp_path)), "--device", "cpu", "--max_steps", "3"]
+    plain = subprocess.run([*command, "--output", str(tmp_path / "a")], capture_output=True, check=True)
+    assert plain.stderr == b""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([*command, "--output", str(tmp_path / "b")], stderr=theirs, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.read()
+    os.set_blocking(ours, False)
+    drawn = os.read(ours, 65536)  # our own end of the other side is open, or the kernel would throw this away
+    os.close(theirs)
+    os.close(ours)
+    assert child.returncode == 0
+    assert b"/3 [" in drawn
+
+
+def test_a_reader_who_leaves_is_one_message(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--config", str(config(tmp_path)), "--device", "cpu", "--max_steps", "3"]
+    with subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        errors = child.stderr.read()
+    assert child.returncode == 1
+    assert errors.startswith("error: Whoever read this run's output has gone.\nnext: ")
+    assert len(errors.splitlines()) == 2

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+
+from ongpu.errors import WorkError
 
 if TYPE_CHECKING:
     from ongpu.training.loop import StepRecord
@@ -46,11 +50,17 @@ class Console:
 
     def say(self, *lines: str) -> None:
         """Print each line at once."""
-        for line in lines:
-            if self._bar is not None:
-                self._bar.clear()
-            sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        if self._bar is not None:
+            self._bar.clear()
+        try:
+            sys.stdout.write("".join(line + "\n" for line in lines))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # what is left in the buffer goes nowhere, or Python would complain once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise WorkError(
+                "Whoever read this run's output has gone.", next_step="Write it to a file, or read it to the end."
+            ) from None
 
     def error(self, *lines: str) -> None:
         """Print each line on standard error."""
@@ -85,4 +95,13 @@ class Console:
         except ImportError:
             self._bar_refused = True
             return
-        self._bar = tqdm.tqdm(total=total, initial=done, unit="step", file=sys.stderr, leave=False)
+        size = shutil.get_terminal_size()  # tqdm draws nothing on a terminal that claims to have no size
+        self._bar = tqdm.tqdm(
+            total=total,
+            initial=done,
+            unit="step",
+            file=sys.stderr,
+            leave=False,
+            ncols=size.columns,
+            nrows=size.lines,
+        )
