@@ -98,14 +98,14 @@ def read_wheel(
     try:
         with zipfile.ZipFile(_Seekable(wheel)) as archive:
             text = archive.read("torch/version.py").decode("utf-8", errors="replace")
+            label = _label(text, named["label"])
             member = next((one for one in archive.namelist() if _LIBRARY.search(one)), None)
-            library = _member(archive, member, file_name) if member else b""
+            library = _member(archive, member, file_name) if member and label != "cpu" else b""
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise _refused(file_name, f"it cannot be read as a wheel ({error})") from error
-    label = _label(text, named["label"])
     if not re.match(r"cu\d{3}\Z|cpu\Z", label):
         raise _refused(file_name, f"its version says {label or 'nothing'} where a CUDA tag is expected")
-    targets = _targets(library) if label != "cpu" else ()
+    targets = _targets(library)
     if label != "cpu" and not targets:
         raise _refused(file_name, "its libtorch_python does not say what it was built for")
     system, arch = _platform(named["platform"], file_name)
