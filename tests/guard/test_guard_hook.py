@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ongpu.domain.verdict import WitnessState
+from ongpu.guard.here import attach_here
 from tests.guard.guard_harness import PYTHON, environment, prove, script
 
 pytestmark = pytest.mark.process
@@ -42,8 +46,108 @@ def run_hooked(folder: Path, arguments: list[str], **more: str) -> tuple[list[di
     return [json.loads(line) for file in files for line in file.read_text().splitlines()], done.stdout
 
 
+@contextmanager
+def hooked(folder: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """The hook in this very process; the records can be read inside, and after the end."""
+    end = attach_here(folder)
+
+    def records() -> list[dict[str, Any]]:
+        return [json.loads(line) for file in folder.glob("*.jsonl") for line in file.read_text().splitlines()]
+
+    try:
+        yield records
+    finally:
+        end()
+
+
+def step(model: Any, optimizer: Any) -> None:
+    optimizer.zero_grad()
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+
+
+def test_gradients_inside_a_closure_are_seen(tmp_path: Path) -> None:
+    with hooked(tmp_path) as records:
+        model = torch.nn.Linear(4, 4)
+        optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+
+        def closure() -> Any:
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 4)).pow(2).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        optimizer.step(closure)
+        sample = next(one for one in records() if one["record"] == "step")
+    assert sum(sample["gradients"].values()) == 80
+    assert sum(sample["state"].values()) > 0  # LBFGS keeps lists of vectors
+
+
+def test_frozen_parameters_do_not_count(tmp_path: Path) -> None:
+    with hooked(tmp_path) as records:
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 1))
+        model[0].requires_grad_(requires_grad=False)
+        step(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        assert next(one for one in records() if one["record"] == "step")["parameters"] == {"cpu": 20}
+
+
+def test_two_optimizers_are_two(tmp_path: Path) -> None:
+    with hooked(tmp_path) as records:
+        model = torch.nn.Linear(4, 4)
+        optimizers = [torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.AdamW(model.parameters())]
+        for _ in range(3):
+            for optimizer in optimizers:
+                step(model, optimizer)
+    end = records()[-1]
+    assert [(one["optimizer_class"], one["steps"]) for one in end["optimizers"]] == [("SGD", 3), ("AdamW", 3)]
+    assert end["steps"] == 6
+
+
+def test_an_optimizer_that_breaks_the_hook_becomes_an_error_record(tmp_path: Path) -> None:
+    class Liar:
+        is_cuda, numel, device = True, 3, "x"
+
+        def dim(self) -> int:
+            return 1
+
+    with hooked(tmp_path) as records:
+        model = torch.nn.Linear(4, 4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer.state["odd"] = Liar()
+        for _ in range(9):
+            step(model, optimizer)
+        errors = [one for one in records() if one["record"] == "error"]
+    assert 1 <= len(errors) <= 5 and errors[0]["where"] == "step"
+
+
+def test_warnings_about_the_capability_are_kept_and_still_shown(tmp_path: Path) -> None:
+    text = "Found GPU0 Old which is of cuda capability 3.5."
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        shown: list[str] = []
+        warnings.showwarning = lambda message, *_more, **_named: shown.append(str(message))
+        with hooked(tmp_path) as records:
+            warnings.warn(text, UserWarning, stacklevel=1)
+            warnings.warn("something else", UserWarning, stacklevel=1)
+            assert [one["text"] for one in records() if one["record"] == "warning"] == [text]
+    assert shown == [text, "something else"]
+
+
+def test_it_comes_off_again(tmp_path: Path) -> None:
+    init, show = torch.optim.Optimizer.__init__, warnings.showwarning
+    with hooked(tmp_path):
+        assert torch.optim.Optimizer.__init__ is not init
+    assert torch.optim.Optimizer.__init__ is init and warnings.showwarning is show
+    before = sorted(tmp_path.glob("*.jsonl"))
+    model = torch.nn.Linear(4, 4)
+    step(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert len(before) == 1 and '"steps": 0' in before[0].read_text().splitlines()[-1]
+
+
 def test_a_plain_loop_tells_where_its_tensors_are(tmp_path: Path) -> None:
-    records, out = run_hooked(tmp_path, [script(tmp_path, LOOP)])
+    script(tmp_path, LOOP, "mymodule.py")
+    records, out = run_hooked(tmp_path, ["-m", "mymodule"])
     assert out == "trained\n"
     assert [one["n"] for one in records] == list(range(len(records)))
     first, last = records[0], records[-1]
@@ -63,12 +167,6 @@ def test_a_plain_loop_tells_where_its_tensors_are(tmp_path: Path) -> None:
     assert steps == sorted(set(steps)) and steps[0] == 1
 
 
-def test_python_m_finds_it_too(tmp_path: Path) -> None:
-    script(tmp_path, LOOP, "mymodule.py")
-    records, _ = run_hooked(tmp_path, ["-m", "mymodule"])
-    assert records[-1]["steps"] == 30
-
-
 def test_data_loader_workers_say_nothing(tmp_path: Path) -> None:
     text = """
 import torch
@@ -83,8 +181,8 @@ for (batch,) in torch.utils.data.DataLoader(data, batch_size=8, num_workers=2):
     assert records[-1]["steps"] == 4
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_children_of_multiprocessing_speak_for_themselves(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(("method", "children"), [("fork", 2), ("spawn", 1)])
+def test_children_of_multiprocessing_speak_for_themselves(tmp_path: Path, method: str, children: int) -> None:
     text = f"""
 import torch, torch.multiprocessing
 def work(rank):
@@ -93,64 +191,25 @@ def work(rank):
     for _ in range(3 + rank):
         optimizer.zero_grad(); model(torch.ones(2, 4)).sum().backward(); optimizer.step()
 if __name__ == "__main__":
-    torch.multiprocessing.start_processes(work, nprocs=2, start_method={method!r})
+    torch.multiprocessing.start_processes(work, nprocs={children}, start_method={method!r})
 """
     records, _ = run_hooked(tmp_path, [script(tmp_path, text)])
     ends = {one["pid"]: one["steps"] for one in records if one["record"] == "end"}
-    assert sorted(steps for steps in ends.values() if steps) == [3, 4]
+    assert sorted(steps for steps in ends.values() if steps) == [3, 4][:children]
     for pid in ends:
         mine = [one for one in records if one["pid"] == pid]
         assert mine[0]["record"] == "torch" and mine[-1]["records"] == len(mine)
 
 
-def test_gradients_inside_a_closure_are_seen(tmp_path: Path) -> None:
-    text = """
-import torch
-model = torch.nn.Linear(4, 4)
-optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
-def closure():
-    optimizer.zero_grad()
-    loss = model(torch.ones(2, 4)).pow(2).sum()
-    loss.backward()
-    return loss
-for _ in range(2):
-    optimizer.step(closure)
-"""
-    records, _ = run_hooked(tmp_path, [script(tmp_path, text)])
-    sample = next(one for one in records if one["record"] == "step")
-    assert sum(sample["gradients"].values()) == 80
-    assert sum(sample["state"].values()) > 0  # LBFGS keeps lists of vectors
-
-
-def test_frozen_parameters_do_not_count(tmp_path: Path) -> None:
-    text = """
-import torch
-model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 1))
-model[0].requires_grad_(False)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-model(torch.ones(2, 4)).sum().backward(); optimizer.step()
-"""
-    records, _ = run_hooked(tmp_path, [script(tmp_path, text)])
-    assert next(one for one in records if one["record"] == "step")["parameters"] == {"cpu": 20}
-
-
-def test_a_compiled_step_is_seen(tmp_path: Path) -> None:
+def test_compiled_steps_are_seen_and_left_whole(tmp_path: Path) -> None:
     text = """
 import torch
 model = torch.nn.Linear(4, 4)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 step = torch.compile(lambda: optimizer.step(), backend="eager")
+forward = torch.compile(model, backend="eager")
 for _ in range(4):
-    optimizer.zero_grad(); model(torch.ones(2, 4)).sum().backward(); step()
-"""
-    records, _ = run_hooked(tmp_path, [script(tmp_path, text)])
-    assert records[-1]["steps"] == 4
-    assert not [one for one in records if one["record"] == "error"]
-
-
-def test_a_whole_compiled_step_of_another_make_is_left_whole(tmp_path: Path) -> None:
-    text = """
-import torch
+    optimizer.zero_grad(); forward(torch.ones(2, 4)).sum().backward(); step()
 class Mine(torch.optim.Optimizer):
     def __init__(self, parameters):
         super().__init__(parameters, {})
@@ -158,40 +217,13 @@ class Mine(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.data.sub_(parameter.grad)
-model = torch.nn.Linear(4, 4)
-optimizer = Mine(model.parameters())
-step = torch.compile(lambda: optimizer.step(), backend="eager", fullgraph=True)
-for _ in range(4):
-    optimizer.zero_grad(); model(torch.ones(2, 4)).sum().backward(); step()
+mine = Mine(model.parameters())
+whole = torch.compile(lambda: mine.step(), backend="eager", fullgraph=True)
+whole()
 """
     records, _ = run_hooked(tmp_path, [script(tmp_path, text)])
-    assert (records[-1]["steps"], records[-1]["never_stepped"]) == (0, 1)  # not seen, and said so
-
-
-def test_a_compiled_model_is_seen(tmp_path: Path) -> None:
-    text = """
-import torch
-model = torch.nn.Linear(4, 4)
-compiled = torch.compile(model, backend="eager")
-optimizer = torch.optim.AdamW(model.parameters())
-for _ in range(6):
-    optimizer.zero_grad(); compiled(torch.ones(2, 4)).sum().backward(); optimizer.step()
-"""
-    records, _ = run_hooked(tmp_path, [script(tmp_path, text)])
-    assert records[-1]["steps"] == 6
-
-
-def test_warnings_about_the_capability_are_kept_and_still_shown(tmp_path: Path) -> None:
-    text = """
-import warnings, sys, torch
-shown = []
-warnings.warn("Found GPU0 Old which is of cuda capability 3.5.", UserWarning)
-warnings.warn("something else", UserWarning)
-"""
-    records, _ = run_hooked(tmp_path, [script(tmp_path, text)])
-    assert [one["text"] for one in records if one["record"] == "warning"] == [
-        "Found GPU0 Old which is of cuda capability 3.5."
-    ]
+    assert (records[-1]["steps"], records[-1]["never_stepped"]) == (4, 1)  # the whole one is not seen, and it is said
+    assert not [one for one in records if one["record"] == "error"]
 
 
 def test_the_users_sitecustomize_still_runs(tmp_path: Path) -> None:
@@ -212,24 +244,6 @@ def test_a_hook_that_cannot_write_changes_nothing(tmp_path: Path) -> None:
     env = environment(PYTHONPATH=str(HOOK), ONGPU_HOOK_DIR=str(tmp_path / "not" / "there"))
     done = subprocess.run([PYTHON, script(tmp_path, LOOP)], env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "trained\n", "")
-
-
-def test_an_optimizer_that_breaks_the_hook_becomes_an_error_record(tmp_path: Path) -> None:
-    text = """
-import torch
-class Odd(torch.optim.SGD):
-    def step(self, closure=None):
-        super().step(closure)
-model = torch.nn.Linear(2, 2)
-optimizer = Odd(model.parameters(), lr=0.1)
-optimizer.state["odd"] = type("Liar", (), {"is_cuda": True, "numel": 3, "dim": lambda self: 1, "device": "x"})()
-for _ in range(3):
-    optimizer.zero_grad(); model(torch.ones(1, 2)).sum().backward(); optimizer.step()
-print("on")
-"""
-    records, out = run_hooked(tmp_path, [script(tmp_path, text)])
-    assert out == "on\n"
-    assert any(one["record"] == "error" for one in records)
 
 
 def test_cpu_training_is_refuted_with_its_steps(tmp_path: Path) -> None:

@@ -285,9 +285,8 @@ sys.stdin.readline(); os.kill(os.getpid(), 11)
     assert guarded.result.sampler_error == "the sampler ended with signal 11"
 
 
-def test_the_sampler_may_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[run_guarded.__module__], "SAMPLER_SILENCE_S", 0.3)
-    guarded = python("import time; time.sleep(0.3)", sampler_command=NO_NVML)
+def test_the_sampler_may_hang() -> None:
+    guarded = python("import time; time.sleep(0.3)", sampler_command=NO_NVML, sampler_patience_s=0.3)
     assert guarded.result.status == 0
     assert guarded.result.sampler_error == "the sampler gave no baseline in time"
 

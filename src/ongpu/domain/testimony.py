@@ -268,8 +268,13 @@ def _driver_on(role: RoleReadings, pair: Trained) -> tuple[WitnessState, str, li
         reason = f"the driver sees less memory of {source.label} on {uuid} than the process reports, in every reading"
         return WitnessState.CONTRADICTED, reason, count.seqs, False
     before = role.baseline.get(uuid)
-    if before is None or before.now.processes is None or source.pid in before.now.processes:
+    if before is None or before.now.processes is None:
         return WitnessState.UNAVAILABLE, f"nobody looked at {uuid} before {source.label} started", [], False
+    if source.pid in before.now.processes:  # a part of a process is guarded: what it held before must be less
+        held = before.now.processes[source.pid]
+        if held is None or not used or held >= min(used):
+            reason = f"{source.label} already held the memory on {uuid} before the guarded part began"
+            return WitnessState.UNAVAILABLE, reason, [before.seq], False
     if count.agree == 0 or (count.total - count.agree) * TOLERATED_SHARE > count.total:
         reason = (
             f"the driver's figure for {source.label} on {uuid} moves with its report in {count.agree} of "
@@ -278,7 +283,7 @@ def _driver_on(role: RoleReadings, pair: Trained) -> tuple[WitnessState, str, li
         return WitnessState.UNAVAILABLE, reason, count.seqs, False
     reason = (
         f"{source.label} is listed on {uuid} with {max(used) // MIB} MiB where it reports up to "
-        f"{max(one.peak for one in pair.held) // MIB} MiB reserved, and not before: "
+        f"{max(one.peak for one in pair.held) // MIB} MiB reserved, and not so before: "
         f"{count.agree} of {count.total} readings agree"
     )
     return WitnessState.CONFIRMED, reason, [before.seq, *count.seqs], False

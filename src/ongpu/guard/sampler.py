@@ -4,7 +4,7 @@
 from 0 without gaps, so that a lost line is noticed; ``ongpu.domain.witness`` documents them. It first takes the
 baseline, then obeys lines on stdin:
 
-``{"watch": PID, "reaper": PID, "mark": "NAME=value"}``  begin to sample this tree
+``{"watch": PID, "reaper": PID, "mark": "NAME=value"}``  begin to sample this tree, without the sampler itself
 ``{"burst": true}``                sample quickly again from now (something began)
 end of file                        last readings, ``sampler.end``, leave
 

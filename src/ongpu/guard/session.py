@@ -21,17 +21,14 @@ from typing import BinaryIO
 
 from ongpu.domain.witness import Recorder
 from ongpu.errors import UsageError
+from ongpu.guard.feed import TICK_S, Feed
 from ongpu.guard.model import GuardEvent, GuardResult, GuardSettings
 from ongpu.guard.output import Keep, Stream, open_streams, popen_streams
-from ongpu.guard.records import HookTail
-from ongpu.guard.tree import Watched, adopt_orphans, die_with_parent, end_tree, members_of, read_processes
+from ongpu.guard.tree import Member, Watched, adopt_orphans, die_with_parent, end_tree, read_processes
 from ongpu.guard.watcher import HOOK_VARIABLE, Watcher, hooked_environment, new_hook_folder
-from ongpu.guard.witnesses import FirstLook
 
 __all__ = ["GuardEvent", "GuardResult", "GuardSettings", "run_guarded"]
 
-TICK_S = 0.05
-SAMPLER_SILENCE_S = 15.0
 _FORWARDED = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGWINCH") if hasattr(signal, name)
 )
@@ -74,15 +71,13 @@ class _Session:
         self._settings = settings
         self._recorder = recorder
         self._on_event = on_event
-        self._look = FirstLook()
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._interrupts = 0
         self._interrupted = False
         self._stopped: tuple[str, str] | None = None
         self._kill_at: float | None = None
-        self._heard_at = time.monotonic()
-        self._begun: set[tuple[str, object]] = set()
         self._watched: Watched | None = None
+        self._child_pid = 0
 
     def run(self, *, console: BinaryIO | None, console_err: BinaryIO | None) -> GuardResult:
         keep = Keep(self._settings.log_path)
@@ -90,10 +85,22 @@ class _Session:
         watcher = Watcher(baseline_s=self._settings.baseline_s, command=self._settings.sampler_command)
         folder = new_hook_folder(self._settings.scratch)
         subreaper = adopt_orphans(on=True)
+        feed = Feed(
+            role=self._settings.role,
+            recorder=self._recorder,
+            watcher=watcher,
+            folder=folder,
+            patience_s=self._settings.sampler_patience_s,
+            on_first_step=self._first_step,
+            on_tree=self._remember,
+        )
         try:
             with self._forwarding():
-                self._baseline(watcher)
-                return self._run(keep, watcher, folder, before, console=console, console_err=console_err)
+                feed.baseline(
+                    timeout_s=self._settings.baseline_s + self._settings.sampler_patience_s,
+                    stop=lambda: not self._signals.empty(),
+                )
+                return self._run(keep, watcher, feed, folder, before, console=console, console_err=console_err)
         finally:
             watcher.close()
             keep.close()
@@ -137,25 +144,6 @@ class _Session:
 
     # -- before ----------------------------------------------------------------------------------------------
 
-    def _baseline(self, watcher: Watcher) -> None:
-        deadline = time.monotonic() + self._settings.baseline_s + SAMPLER_SILENCE_S
-        while time.monotonic() < deadline and not watcher.ended and self._signals.empty():
-            line = watcher.next_line(TICK_S)
-            if line is not None:
-                self._record_line(line)
-                if line.get("kind") == "baseline":
-                    return
-        if not watcher.ended and self._signals.empty():
-            watcher.error = "the sampler gave no baseline in time"
-
-    def _record_line(self, line: Mapping[str, object]) -> None:
-        self._heard_at = time.monotonic()
-        data = {key: value for key, value in line.items() if key != "kind"}
-        self._recorder.record(str(line.get("kind")), {"role": self._settings.role, **data})
-        self._look.sampled(line)
-        if self._watched is not None and line.get("kind") == "tree":
-            self._watched.remember(members_of(line.get("processes")))
-
     def _start(self, streams: Mapping[str, int], folder: Path) -> subprocess.Popen[bytes]:
         settings = self._settings
         try:
@@ -184,6 +172,7 @@ class _Session:
         self,
         keep: Keep,
         watcher: Watcher,
+        feed: Feed,
         folder: Path,
         before: set[int],
         *,
@@ -205,11 +194,11 @@ class _Session:
         mark = f"{HOOK_VARIABLE}={folder}"
         watched = Watched(root=child.pid, reaper=os.getpid(), mark=mark, outside={*before, watcher.pid})
         self._watched = watched
-        tail = HookTail(folder)
+        self._child_pid = child.pid
         try:
             self._started(child, watched)
             watcher.tell({"watch": child.pid, "reaper": os.getpid(), "mark": mark})
-            self._until_exit(child, watcher, tail, streams, began)
+            self._until_exit(child, feed, streams, began)
             seconds = time.monotonic() - began
             status, signal_name = _status(child.returncode)
             self._recorder.record(
@@ -230,10 +219,15 @@ class _Session:
             if child.poll() is None:  # an error of ours: nothing of the command may outlive it
                 end_tree(watched.look(), grace_s=1.0)
                 child.wait()
-        self._take_hooks(tail, child, watcher)
-        self._finish_sampler(watcher)
+        feed.finish()
         keep.close()
-        self._recorder.record("guard.end", self._closing(watcher, tail, keep, left_behind))
+        feed.close(
+            left_behind=left_behind,
+            log_bytes=keep.total_bytes,
+            log_sha256=keep.sha256,
+            log_dropped_bytes=keep.dropped_bytes,
+            log_error=keep.error,
+        )
         return GuardResult(
             status=status,
             signal=signal_name,
@@ -245,8 +239,8 @@ class _Session:
             log_bytes=keep.total_bytes,
             log_sha256=keep.sha256,
             log_error=keep.error,
-            hook_seen=bool(tail.counts),
-            hook_records=sum(tail.counts.values()),
+            hook_seen=bool(feed.tail.counts),
+            hook_records=sum(feed.tail.counts.values()),
             sampler_error=watcher.error,
             left_behind=left_behind,
         )
@@ -266,52 +260,34 @@ class _Session:
         )
         self._on_event(GuardEvent(kind="started", pid=child.pid, seq=seq))
 
-    def _until_exit(
-        self, child: subprocess.Popen[bytes], watcher: Watcher, tail: HookTail, streams: Sequence[Stream], began: float
-    ) -> None:
-        self._heard_at = time.monotonic()
+    def _first_step(self, seq: int) -> None:
+        self._on_event(GuardEvent(kind="first-step-on-cuda", pid=self._child_pid, seq=seq))
+
+    def _remember(self, members: list[Member]) -> None:
+        if self._watched is not None:
+            self._watched.remember(members)
+
+    def _until_exit(self, child: subprocess.Popen[bytes], feed: Feed, streams: Sequence[Stream], began: float) -> None:
         while child.poll() is None:
             self._forward(child, streams)
-            self._take_lines(watcher, wait_s=TICK_S)
-            self._take_hooks(tail, child, watcher)
+            feed.take(wait_s=TICK_S)
             now = time.monotonic()
-            if not watcher.ended and watcher.error is None and now - self._heard_at > SAMPLER_SILENCE_S:
-                watcher.error = f"the sampler was silent for {SAMPLER_SILENCE_S:.0f} s"
-            self._consider_stopping(child, now - began)
+            self._consider_stopping(child, feed, now - began)
             if self._kill_at is not None and now >= self._kill_at:
                 _signal_group(child, getattr(signal, "SIGKILL", signal.SIGTERM))
                 self._kill_at = now + 1.0
 
-    def _consider_stopping(self, child: subprocess.Popen[bytes], elapsed_s: float) -> None:
+    def _consider_stopping(self, child: subprocess.Popen[bytes], feed: Feed, elapsed_s: float) -> None:
         settings = self._settings
         if self._stopped is not None or self._interrupted:
             return
         if settings.timeout_s is not None and elapsed_s >= settings.timeout_s:
             self._stopped = ("timeout", f"it ran longer than {settings.timeout_s:g} s")
-        elif settings.fail_fast_s is not None and elapsed_s >= settings.fail_fast_s and self._look.quiet:
-            self._stopped = ("fail-fast", f"after {settings.fail_fast_s:g} s {self._look.reason}")
+        elif settings.fail_fast_s is not None and elapsed_s >= settings.fail_fast_s and feed.look.quiet:
+            self._stopped = ("fail-fast", f"after {settings.fail_fast_s:g} s {feed.look.reason}")
         if self._stopped is not None:
             _signal_group(child, signal.SIGTERM)
             self._kill_at = time.monotonic() + min(settings.grace_s, 10.0)
-
-    def _take_lines(self, watcher: Watcher, *, wait_s: float) -> None:
-        if watcher.ended:
-            time.sleep(wait_s)
-            return
-        line = watcher.next_line(wait_s)
-        while line is not None:
-            self._record_line(line)
-            line = watcher.next_line(0)
-
-    def _take_hooks(self, tail: HookTail, child: subprocess.Popen[bytes], watcher: Watcher) -> None:
-        for record in tail.poll():
-            seq = self._recorder.record("hook", {"role": self._settings.role, "source": record.source, **record.fields})
-            begins = record.fields.get("record") in {"torch", "step"}
-            if begins and (record.source, record.fields["record"]) not in self._begun:
-                self._begun.add((record.source, record.fields["record"]))
-                watcher.tell({"burst": True})  # a process speaks, or begins to train: look closely, and now
-            if self._look.hook(record.fields):
-                self._on_event(GuardEvent(kind="first-step-on-cuda", pid=child.pid, seq=seq))
 
     # -- after ------------------------------------------------------------------------------------------------
 
@@ -329,34 +305,6 @@ class _Session:
         for stream in streams:
             stream.join(2.0)
         return left_behind
-
-    def _finish_sampler(self, watcher: Watcher) -> None:
-        watcher.finish()
-        deadline = time.monotonic() + 3.0
-        while not watcher.ended and time.monotonic() < deadline:
-            line = watcher.next_line(TICK_S)
-            if line is not None:
-                self._record_line(line)
-        if not watcher.ended and watcher.error is None:
-            watcher.error = "the sampler did not end when told"
-        watcher.close()
-
-    def _closing(self, watcher: Watcher, tail: HookTail, keep: Keep, left_behind: int) -> dict[str, object]:
-        return {
-            "role": self._settings.role,
-            "hooks": [
-                {"source": source, "pid": tail.pids.get(source), "records": count}
-                for source, count in sorted(tail.counts.items())
-            ],
-            "hook_files_refused": tail.refused_files,
-            "sampler_lines": watcher.count,
-            "sampler_error": watcher.error,
-            "left_behind": left_behind,
-            "log_bytes": keep.total_bytes,
-            "log_sha256": keep.sha256,
-            "log_dropped_bytes": keep.dropped_bytes,
-            "log_error": keep.error,
-        }
 
 
 def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
