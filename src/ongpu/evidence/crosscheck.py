@@ -22,6 +22,7 @@ from ongpu.evidence.obligations import Problem
 from ongpu.evidence.statement import FileDigest, start_field
 
 _UUID: Final = re.compile(r"(?:GPU-)?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.IGNORECASE)
+_UUID_LENGTHS: Final = frozenset({36, 40})
 _DRIVER_LINE: Final = re.compile(rb"Driver Version\s*:\s*([0-9][0-9.]*)")
 # What the supervisor read from the driver; and what a child of the run said, which could say anything. A child's
 # word makes a bundle wrong only where something was proven: otherwise it is an honest record of an odd program.
@@ -203,13 +204,16 @@ def _names(data: Mapping[str, object]) -> _Named:
                 drivers_named.add(value)
             elif key == "boot_id" and value:
                 boots.add(value)
-            if found := _UUID.fullmatch(value):
-                gpus.add(found[1].lower())
+            gpus.update(_gpu(value))
         elif key == "pid" and isinstance(value, int):
             pids.add(value)
-        if found := _UUID.fullmatch(key):
-            gpus.add(found[1].lower())
+        gpus.update(_gpu(key))
     return _Named(drivers=frozenset(drivers_named), boots=frozenset(boots), gpus=frozenset(gpus), pids=frozenset(pids))
+
+
+def _gpu(text: str) -> tuple[str, ...]:
+    found = _UUID.fullmatch(text) if len(text) in _UUID_LENGTHS else None
+    return (found[1].lower(),) if found else ()
 
 
 def _walk(data: object) -> Iterator[tuple[str, object]]:
