@@ -32,6 +32,9 @@ from ongpu.smoke import run_smoke
 KEPT = frozenset(VARIABLES) | {"PATH", "container", "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER", "HOME"}
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I)
 
+# The parts of a control group's path that name no engine of containers may name whatever runs the machine.
+_CGROUP = re.compile(r"/(?!docker|kubepods|lxc|libpod|machine|system|user|init)[\w.:-]+")
+
 
 def pseudonymised(text: str, *, python: Path) -> str:
     """The recording without what names this machine or its user."""
@@ -47,6 +50,8 @@ def pseudonymised(text: str, *, python: Path) -> str:
     for real in sorted(stands, key=len, reverse=True):
         if real not in {"/", "/usr", "/tmp/"}:
             text = text.replace(real, stands[real])
+    text = re.sub(r"\((?:[\w.-]+@[\w.-]*)\)", "(builder@host)", text)  # who built the kernel module
+    text = re.sub(r"(\d+:[\w=,.]*:)((?:/[\w.:-]+)+)", lambda found: found[1] + _CGROUP.sub("/group", found[2]), text)
     release = platform.release()
     if "microsoft" not in release:  # what follows the number may name whoever built the kernel
         text = text.replace(release, release.split("-")[0])

@@ -88,7 +88,7 @@ def probe(
     host: Host,
     python: Path | None = None,
     list_pythons: bool = True,
-    digest_libraries: bool = True,
+    name_libraries: bool = True,
     driver_timeout_s: float = START_TIMEOUT_S,
 ) -> Machine:
     """The machine as it can be read now. Raises nothing of the doors: it is all in ``unavailable``.
@@ -96,7 +96,7 @@ def probe(
     :param nvml: opens NVML (:func:`ongpu.machine.nvml.open_nvml`); the probe closes what it opened.
     :param python: the interpreter whose environment is looked at, to be named in ``Machine.python``.
     :param list_pythons: whether to look for every interpreter of the host as well.
-    :param digest_libraries: whether to read the driver's libraries for their digests (0.13 s for libcuda's 100 MB).
+    :param name_libraries: whether to name the files of the driver that answered, with digests (0.13 s for libcuda).
     :param driver_timeout_s: seconds that the child which asks libcuda may take.
     """
     notes = _Notes()
@@ -106,7 +106,7 @@ def probe(
     with ThreadPoolExecutor(max_workers=3) as pool:  # the three slowest questions, which depend on nothing
         try:
             cuda_asked = pool.submit(_libcuda, processes, checker, environment, driver_timeout_s)
-            nvml_asked = pool.submit(_nvml, nvml, host)
+            nvml_asked = pool.submit(_nvml, nvml, host if name_libraries else None)
             pythons_asked = pool.submit(find_pythons, host, processes) if list_pythons else None
             machine = _system(host, known, environment, notes)
             cuda_found, cuda_notes = cuda_asked.result()
@@ -126,7 +126,7 @@ def probe(
     if python is not None:
         target = notes.ask("python", lambda: ask_python(processes, str(python)))
     files = {"libnvidia-ml": nvml_file, "libcuda": cuda_found.library if cuda_found else None}
-    libraries = tuple(_libraries(host, notes, files, digest=digest_libraries))
+    libraries = tuple(_libraries(host, notes, files)) if name_libraries else ()
     return Machine(
         os=machine.os,
         arch=machine.arch,
@@ -153,7 +153,7 @@ def probe(
 
 
 def _nvml(
-    opener: Callable[[], Nvml], host: Host
+    opener: Callable[[], Nvml], host: Host | None
 ) -> tuple[str | None, tuple[NvmlDevice, ...], str | None, list[Unavailable]]:
     notes = _Notes()
     door = notes.ask("nvml", opener)
@@ -161,7 +161,7 @@ def _nvml(
         return None, (), None, notes.taken
     version = notes.ask("kernel-mode driver version", door.kernel_mode_version)
     devices = notes.ask("devices", door.devices)
-    file = host.mapped_file("libnvidia-ml.so")  # loaded by now
+    file = host.mapped_file("libnvidia-ml.so") if host is not None else None  # loaded by now
     notes.ask("nvml shutdown", door.close)
     for one in devices or ():
         for name, value in (("memory_bytes", one.memory_bytes), ("compute_capability", one.compute_capability)):
@@ -170,12 +170,12 @@ def _nvml(
     return version, devices or (), file, notes.taken
 
 
-def _libraries(host: Host, notes: _Notes, files: Mapping[str, str | None], *, digest: bool) -> Iterator[DriverLibrary]:
+def _libraries(host: Host, notes: _Notes, files: Mapping[str, str | None]) -> Iterator[DriverLibrary]:
     """The driver's files that answered: a stand-in for one must not pass unseen."""
     for name, path in files.items():
         if path is not None:
-            found = notes.ask(f"sha256 of {name}", functools.partial(host.sha256, path)) if digest else None
-            yield DriverLibrary(name=name, path=path, version=facts.version_in_name(path), sha256=found)
+            digest = notes.ask(f"sha256 of {name}", functools.partial(host.sha256, path))
+            yield DriverLibrary(name=name, path=path, version=facts.version_in_name(path), sha256=digest)
 
 
 def _libcuda(

@@ -31,7 +31,7 @@ import types, warnings
 __version__ = "2.13.0+cu130"
 version = types.SimpleNamespace(cuda="13.0", hip=None)
 backends = types.SimpleNamespace(cudnn=types.SimpleNamespace(version=lambda: 91200))
-_C = types.SimpleNamespace(_cuda_getDriverVersion=lambda: 13000, _cuda_getArchFlags=lambda: "sm_75 sm_120")
+_C = types.SimpleNamespace(_cuda_getArchFlags=lambda: "sm_75 sm_120")
 class Tensor:
     def __init__(self, value): self.value = value
     def __add__(self, other): return Tensor(self.value + other)
@@ -100,7 +100,7 @@ def test_the_text_says_what_the_milestone_asks_for(tmp_path: Path) -> None:
     ):
         assert line in text
     assert report.torch is not None
-    assert report.torch.driver == "13.0"
+    assert "CUDA driver version: " in text
 
 
 def test_a_python_that_is_none(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ongpu.domain.blocked import diagnose_blocked
+from ongpu.domain.foreign import foreign_libraries
 from ongpu.domain.machine import Machine, Modules
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.errors import DoorError
@@ -73,6 +74,10 @@ def test_the_machine(machine: Machine) -> None:
     assert machine.driver.loaded is True
     assert machine.cuda_visible is not None
     assert diagnose_blocked(machine) is None
+    if sys.platform == "linux":
+        assert [one.name for one in machine.libraries] == ["libnvidia-ml", "libcuda"]
+        assert all(one.sha256 for one in machine.libraries)
+    assert foreign_libraries(machine) == ()
 
 
 def test_a_hidden_gpu_is_named_as_hidden() -> None:
@@ -87,6 +92,8 @@ def test_a_hidden_gpu_is_named_as_hidden() -> None:
 
 def test_every_check_is_proven(machine: Machine, nvml: Nvml) -> None:
     report = smoked(nvml, machine.devices[0].uuid)
+    assert report.torch is not None
+    assert report.torch.driver == machine.driver.cuda
     assert [(one.name, one.outcome, one.reason) for one in report.checks if one.outcome is not Outcome.PROVEN] == []
     uuid = machine.devices[0].uuid
     assert uuid is not None

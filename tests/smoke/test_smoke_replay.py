@@ -30,7 +30,11 @@ def test_a_recorded_machine(recording: Path) -> None:
     replay = Replay(recording.read_text("utf-8"))
     python = replay.answer("note", "python", [], str)
     machine = probe(
-        nvml=replay.open_nvml, processes=replay.processes, host=replay, python=Path(python), list_pythons=True
+        nvml=replay.open_nvml,
+        processes=replay.processes,
+        host=replay,
+        python=Path(python),
+        name_libraries=False,  # the recordings were made before that was asked
     )
     device = machine.devices[0] if machine.devices else None
     report = smoke(replay, python, device.uuid if device else None)

@@ -10,6 +10,7 @@ Status 0 whenever the last line was written; whoever reads it judges.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import platform
 import sys
@@ -25,6 +26,17 @@ def said(error: BaseException) -> str:
 def line(name: str, value: object) -> None:
     """One line for people."""
     print(f"{name}: {value}", flush=True)
+
+
+def driver_version() -> str | None:
+    """What the libcuda that torch has loaded answers (13000 for 13.0); torch has no call for it."""
+    version = ctypes.c_int()
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        code = cuda.cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):  # none: what torch says next tells why, in better words
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}" if code == 0 and version.value else None
 
 
 def devices(torch: Any, found: dict[str, Any]) -> None:
@@ -70,12 +82,8 @@ def check(found: dict[str, Any]) -> None:
     found["is_available"] = bool(torch.cuda.is_available())
     line("torch.cuda.is_available()", found["is_available"])
     if found["cuda"] is not None:
-        try:
-            driver = torch._C._cuda_getDriverVersion()
-        except (AttributeError, RuntimeError):  # torch 2.11.0+cu130 has no such call; without a driver it raises
-            driver = 0
-        found["driver"] = f"{driver // 1000}.{driver % 1000 // 10}" if driver else None
-        line("CUDA driver version as torch sees it", found["driver"])
+        found["driver"] = driver_version()
+        line("CUDA driver version", found["driver"])
     # Without a driver this is empty: torch asks the device first. The list that was compiled in is read from the
     # private call, which needs none.
     flags = torch._C._cuda_getArchFlags() if hasattr(torch._C, "_cuda_getArchFlags") else None
