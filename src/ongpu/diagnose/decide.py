@@ -83,7 +83,7 @@ def diagnose(
     if live and not (on_cpu and all(_only_says_no_gpu(one) for one in live)):
         return _choose(live, rejected, view)
     rejected += [Rejected(cause=one.cause, reason="a remark, and the run went on on the CPU") for one in live]
-    if _ended_in_error(signals):
+    if _ended_in_error(signals, candidates):
         quiet = on_cpu
     if quiet:
         return _choose(quiet, rejected, view)
@@ -95,12 +95,12 @@ def _only_says_no_gpu(one: _Candidate) -> bool:
     return one.cause is Cause.NO_GPU_VISIBLE and one.rule.strength is Strength.WEAK
 
 
-def _ended_in_error(signals: Signals) -> bool:
-    """Whether an error line stands after the last sign of training: such a run is not healthy."""
-    last = max(
-        (signals.fired[name].hits()[-1].line for name in (_PROGRESS, _COMPLETED) if name in signals.fired), default=0
-    )
-    return _count_after(signals, _ERROR, last) > 0
+def _ended_in_error(signals: Signals, candidates: list[_Candidate]) -> bool:
+    """Whether a failure or an error line stands after the last sign of training: such a run is not healthy."""
+    ran = [signals.fired[name].hits()[-1].line for name in (_PROGRESS, _COMPLETED) if name in signals.fired]
+    last = max(ran, default=0)
+    failures = [one for one in candidates if one.cause not in _QUIET and one.rule.strength > Strength.WEAK]
+    return any(one.last > last for one in failures) or _count_after(signals, _ERROR, last) > 0
 
 
 def _choose(candidates: list[_Candidate], rejected: list[Rejected], view: _View) -> Diagnosis:
@@ -201,7 +201,7 @@ def _live(
     candidates: list[_Candidate], signals: Signals, catalog: CauseCatalog
 ) -> tuple[list[_Candidate], list[Rejected]]:
     """Leave out the failures that training went past."""
-    failed = _ended_in_error(signals)
+    failed = _ended_in_error(signals, candidates)
     live: list[_Candidate] = []
     passed: list[Rejected] = []
     for one in candidates:
