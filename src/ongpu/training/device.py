@@ -80,7 +80,13 @@ def choose(requested: str, *, hardware: bool | None, variables: Mapping[str, str
                 f"There is no NVIDIA GPU in this machine (and torch {torch.__version__} {build}).",
             )
         raise _blocked(Cause.CPU_ONLY_TORCH, f"torch {torch.__version__} {build}: it cannot use an NVIDIA GPU.")
-    return _cuda(variables)
+    try:
+        return _cuda(variables)
+    except BlockedError as error:
+        if hardware is False and error.cause == Cause.DRIVER_BROKEN:
+            # torch can only say that there is no driver; that there is nothing for it to drive is known here
+            raise _blocked(Cause.NO_GPU_VISIBLE, "There is no NVIDIA GPU in this machine.", error.lines) from None
+        raise
 
 
 def _cuda(variables: Mapping[str, str]) -> Chosen:
