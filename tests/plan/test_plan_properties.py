@@ -15,7 +15,7 @@ from ongpu.domain.machine import Device, Driver, Machine, Modules, PythonInstall
 from ongpu.domain.plain import plain
 from ongpu.domain.verdict import Cause
 from ongpu.errors import UsageError
-from ongpu.plan import Request, plan
+from ongpu.plan import Request, judge_command, plan
 
 CATALOG = catalog.load()
 CAPABILITIES = [str(one.compute_capability) for one in CATALOG.generations]
@@ -60,7 +60,7 @@ def decide(machine: Machine, spec: str | None = None, channel: str = "stable") -
 
 
 @given(machine=machines(), spec=st.sampled_from(SPECS), channel=st.sampled_from(["stable", "nightly", "any"]))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_every_decision_is_whole_and_never_cpu(machine: Machine, spec: str | None, channel: str) -> None:
     decision = decide(machine, spec, channel)
     assert decision.next_step
@@ -126,6 +126,17 @@ def test_the_order_of_the_gpus_does_not_matter(machine: Machine) -> None:
         other.cuda_tag,
         other.cause,
     )
+
+
+@given(machine=machines(), spec=st.sampled_from(SPECS), channel=st.sampled_from(["stable", "any"]))
+@settings(max_examples=150, deadline=None)
+def test_what_is_told_to_be_typed_is_judged_to_work(machine: Machine, spec: str | None, channel: str) -> None:
+    decision = decide(machine, spec, channel)
+    if decision.decision is not DecisionKind.PREBUILT:
+        return
+    report = judge_command(" ".join(decision.command), machine, catalog=CATALOG)
+    assert report.works is True
+    assert report.build == f"{decision.torch}+{decision.cuda_tag}"
 
 
 @given(text=st.text(max_size=30))
