@@ -48,6 +48,8 @@ def run(given: argparse.Namespace) -> int:
         **dict(one.partition("=")[::2] for one in given.set),
     }
     with tempfile.TemporaryDirectory() as folder:
+        if given.model == "llama1b":
+            settings |= {"model": _llama_1b(Path(folder, "shape")), "weights": "random"}
         config, output = Path(folder, "config.yaml"), Path(folder, "run")
         config.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()), "utf-8")
         total = given.warmup + given.steps
@@ -60,6 +62,29 @@ def run(given: argparse.Namespace) -> int:
         records = int(settings.get("batch_size", 8))
     print("RESULT " + json.dumps(result(given, settings, steps, facts, records)), flush=True)
     return 0
+
+
+def _llama_1b(folder: Path) -> str:
+    """The benchmark's Llama-shaped model of 1.08 billion parameters, as a folder with nothing but a config.json."""
+    folder.mkdir()
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 50304,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+        "eos_token_id": 0,
+    }
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    return str(folder)
 
 
 def result(

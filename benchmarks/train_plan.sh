@@ -19,6 +19,10 @@ job50.ours_fp32_s64     | 90|$peer --set batch_size=4 --set packing=false --set 
 # ---- throughput: about 32k tokens a step
 gpt2.ours_packed_graph  |120|$peer --set batch_size=272
 gpt2.ours_packed_chunks |120|$peer --set batch_size=272 --set loss_chunk_tokens=8192
-gpt2.ours_packed_compile|150|$peer --set batch_size=272 --set compile=always
+gpt2.ours_packed_compile|150|$peer --set batch_size=272 --set compile=always --set cuda_graph=never --set loss_chunk_tokens=8192
+gpt2.ours_compile_graph |150|$peer --set batch_size=272 --set compile=always --set cuda_graph=always --set loss_chunk_tokens=8192
+# ---- Llama-shaped, 1.08 billion parameters: about 16k tokens a step
+llama1b.ours_graph      |150|$peer --model llama1b --warmup 5 --steps 20 --set batch_size=136 --set loss_chunk_tokens=8192 --set learning_rate=1.0e-4
+llama1b.ours_compile    |200|$peer --model llama1b --warmup 5 --steps 20 --set batch_size=136 --set loss_chunk_tokens=8192 --set learning_rate=1.0e-4 --set compile=always
 PLAN
 exec bash "$bench/run_all.sh" "$plan" "${@:-job50}"

@@ -41,7 +41,7 @@ def test_the_milestone_configuration_runs_on_the_gpu(tmp_path: Path, capsys: pyt
     assert {one["device"] for one in series} == {"cuda"}
     assert all(one["memory_reserved_bytes"] > 124_439_808 * 16 for one in series)
     assert series[-1]["loss"] < series[0]["loss"]
-    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -50,7 +50,7 @@ def test_a_recorded_step_computes_what_an_eager_one_does(tmp_path: Path, *, prec
     common: dict[str, Any] = {"precision": precision, "packing": packing, "max_seq_length": 200}
     eager = train(tmp_path / "eager", cuda_graph="never", **common)
     recorded = train(tmp_path / "recorded", cuda_graph="always", **common)
-    assert recorded == pytest.approx(eager, rel=1e-5 if precision == "float32" else 2e-3)
+    assert recorded == pytest.approx(eager, rel=1e-5 if precision == "float32" else 5e-3)
 
 
 def test_accumulation_inside_a_recorded_step(tmp_path: Path) -> None:
@@ -71,6 +71,7 @@ def test_packed_bfloat16_has_the_series_of_rows(tmp_path: Path) -> None:
     assert packed == pytest.approx(rows, rel=5e-3)
 
 
+@pytest.mark.filterwarnings("default")
 def test_compiled_blocks_have_the_same_series(tmp_path: Path) -> None:
     plain = train(tmp_path / "plain", packing=True, precision="bfloat16")
     compiled = train(tmp_path / "compiled", packing=True, precision="bfloat16", compile="always")

@@ -20,7 +20,7 @@ from ongpu.training.config import Config
         ({"cuda_graph": "always", "max_steps": 2}, "cuda", True, True),
         ({"max_steps": 5}, "cuda", True, False),
         ({"grad_accumulation_steps": 9}, "cuda", True, False),
-        ({"compile": "always"}, "cuda", True, False),
+        ({"compile": "always"}, "cuda", True, True),
         ({}, "cuda", False, False),
     ],
 )

@@ -45,10 +45,9 @@ class Policy:
 
 def choose(config: Config, *, device: str, native: bool) -> Policy:
     """Decide from the configuration, the device and whether the model is one of ours."""
-    compiled = _compile(config, device=device, native=native)
     return Policy(
-        cuda_graph=_cuda_graph(config, device=device, native=native, compiled=compiled.taken),
-        compile=compiled,
+        cuda_graph=_cuda_graph(config, device=device, native=native),
+        compile=_compile(config, device=device, native=native),
         packing=Choice(
             what="packing",
             taken=config.packing and native,
@@ -64,7 +63,7 @@ def choose(config: Config, *, device: str, native: bool) -> Policy:
     )
 
 
-def _cuda_graph(config: Config, *, device: str, native: bool, compiled: bool) -> Choice:
+def _cuda_graph(config: Config, *, device: str, native: bool) -> Choice:
     def choice(reason: str, *, taken: bool = False) -> Choice:
         return Choice(what="step recorded as a CUDA graph", taken=taken, reason=reason)
 
@@ -74,8 +73,6 @@ def _cuda_graph(config: Config, *, device: str, native: bool, compiled: bool) ->
         return choice("the configuration says never")
     if not native:
         return choice("a model of transformers may decide things on the host, which a recording cannot repeat")
-    if compiled:
-        return choice("the compiled blocks are launched as they are")
     if config.grad_accumulation_steps > GRAPH_MICRO_STEPS:
         return choice(f"{config.grad_accumulation_steps} micro-steps are more than {GRAPH_MICRO_STEPS}")
     if config.cuda_graph == "always":
