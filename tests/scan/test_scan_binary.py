@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -192,6 +193,12 @@ def test_scan_zstd_frames_beside_code_are_reported_and_not_opened() -> None:
 def test_scan_missing_file_says_what_to_do() -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         scan_file(DATA / "nothing.so")
+
+
+def test_scan_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.so")
+    with pytest.raises(UsageError, match="not a regular file"):
+        scan_file(tmp_path / "pipe.so")
 
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF", b"MZ", b"!<arch>\n", b"plain text"])

@@ -30,6 +30,18 @@ from ongpu.scan.isa import cuda_of_isa
 from ongpu.scan.notes import compiles_at_run_time, note_for
 from ongpu.scan.variants import loaded_variants
 
+# One GPU for each generation somebody may ask about, for a table where no GPU was named.
+GENERATIONS: Final = (
+    ("GTX 10", ComputeCapability(6, 1)),
+    ("V100", ComputeCapability(7, 0)),
+    ("T4, RTX 20", ComputeCapability(7, 5)),
+    ("A100", ComputeCapability(8, 0)),
+    ("RTX 30", ComputeCapability(8, 6)),
+    ("L4, RTX 40", ComputeCapability(8, 9)),
+    ("H100", ComputeCapability(9, 0)),
+    ("B200", ComputeCapability(10, 0)),
+    ("RTX 50", ComputeCapability(12, 0)),
+)
 _WORST_FIRST: Final = (
     CodeVerdict.NONE,
     CodeVerdict.PARTIAL,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 import zlib
 from collections import deque
@@ -55,6 +57,9 @@ class FileReader:
     """A file, read where it is asked for and never whole. Close it, or use it in a ``with``."""
 
     def __init__(self, path: Path) -> None:
+        # Opening a pipe would wait for its writer, forever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
         self._size = os.fstat(self._descriptor).st_size
         self._seeking = threading.Lock()
