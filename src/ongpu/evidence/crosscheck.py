@@ -197,7 +197,10 @@ def _tree(observations: Sequence[Observation], named: Sequence[_Named], outcome:
 
 
 def _names(data: Mapping[str, object]) -> _Named:
-    drivers_named, boots, gpus, pids = set(), set(), set(), set()
+    drivers_named: set[str] = set()
+    boots: set[str] = set()
+    gpus: set[str] = set()
+    pids: set[int] = set()
     for key, value in _walk(data):
         if isinstance(value, str):
             if key == "kernel_mode" and value:
