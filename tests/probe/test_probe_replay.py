@@ -15,6 +15,7 @@ from ongpu.machine.host import PlatformFacts
 from ongpu.machine.nvml import Nvml
 from ongpu.machine.process import Completed
 from ongpu.machine.replay import Replay
+from ongpu.machine.smi import nvidia_smi_text, read_nvml, render
 from ongpu.probe import VARIABLES, probe
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -200,3 +201,25 @@ def test_only_the_listed_variables_are_read() -> None:
         "LD_PRELOAD": "/x.so",
     }
     assert not [name for name in VARIABLES if "TOKEN" in name or "KEY" in name]
+
+
+def test_an_h100() -> None:
+    replay = Replay((RECORDINGS / "h100.json").read_text("utf-8"))
+    machine = probe(
+        nvml=replay.open_nvml, processes=replay.processes, host=replay, list_pythons=False, name_libraries=False
+    )
+    (device,) = machine.devices
+    assert (device.name, str(device.compute_capability), device.mig) == ("NVIDIA H100 80GB HBM3", "9.0", False)
+    assert (machine.driver.kernel_mode, machine.driver.cuda, machine.driver.modules.value) == (
+        "580.159.04",
+        "13.0",
+        "open",
+    )
+    assert machine.nvidia_hardware is True
+    assert machine.cuda_visible == (str(device.uuid).removeprefix("GPU-"),)
+    assert machine.unavailable == ()
+    assert diagnose_blocked(machine) is None
+    assert "NVIDIA-SMI 580.159.04" in nvidia_smi_text(replay.processes)
+    text = render(read_nvml(replay.open_nvml()), taken="then")
+    assert "GPU 0: NVIDIA H100 80GB HBM3 (GPU-00000000-0000-4000-8000-000000000001)" in text
+    assert "compute processes:   none listed" in text
