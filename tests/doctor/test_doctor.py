@@ -9,11 +9,13 @@ import pytest
 
 from ongpu.catalog import load
 from ongpu.doctor import DoctorReport, Finding, InstalledCode, Weight, doctor
+from ongpu.doctor.join import with_smoke
 from ongpu.domain.arch import CodeKind, CodeTarget, ComputeCapability, RuntimeVersion
 from ongpu.domain.coverage import BinaryCoverage, ContainerGroup, PackageCoverage, ScanReport, TargetCount
 from ongpu.domain.environment import Environment, InstalledTorch, Package
 from ongpu.domain.machine import Device, Driver, Machine, Modules, PythonInstall, Unavailable
 from ongpu.domain.verdict import Cause, Outcome
+from ongpu.smoke import SmokeCheck
 
 # What the libraries of real wheels carry (read in November 2026).
 CU130 = "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120"
@@ -336,3 +338,17 @@ def test_doctor_findings_are_in_order_of_weight() -> None:
     weights = [list(Weight).index(one.weight) for one in report.findings]
     assert weights == sorted(weights)
     assert len(set(weights)) == 3
+
+
+def test_doctor_deep_adds_what_was_seen_on_the_gpu() -> None:
+    healthy = ask(machine("RTX 5090"), environment("2.14.1+cu130"), CODE_130)
+    good = SmokeCheck(name="matmul-float32", outcome=Outcome.PROVEN, reason="right")
+    assert with_smoke(healthy, [good]).outcome is Outcome.PROVEN
+    bad = SmokeCheck(name="torch_cuda_check", outcome=Outcome.REFUTED, reason="no kernel", cause=Cause.WHEEL_NO_ARCH)
+    refuted = with_smoke(healthy, [good, bad])
+    assert (refuted.outcome, refuted.cause) == (Outcome.REFUTED, Cause.WHEEL_NO_ARCH)
+    assert "ongpu verify" in refuted.next_step
+    unknown = with_smoke(healthy, [good, SmokeCheck(name="process-memory", outcome=Outcome.UNKNOWN, reason="hidden")])
+    assert unknown.outcome is Outcome.UNKNOWN
+    optional = replace(bad, required=False)
+    assert with_smoke(healthy, [good, optional]).outcome is Outcome.PROVEN

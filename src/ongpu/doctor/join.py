@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ongpu.catalog import Catalog
 from ongpu.doctor.machine_rules import machine_findings, variable_findings
@@ -19,6 +20,9 @@ from ongpu.domain.visible import visible_devices
 from ongpu.plan import Request, plan
 from ongpu.plan.facts import gather
 from ongpu.scan.torchlib import main_targets
+
+if TYPE_CHECKING:  # the room itself is imported by `--deep` alone
+    from ongpu.smoke.model import SmokeCheck
 
 _ORDER = tuple(Weight)
 
@@ -56,7 +60,7 @@ def doctor(machine: Machine, environment: Environment, code: InstalledCode, *, c
         outcome=outcome,
         cause=cause,
         summary=_summary(outcome, findings, reports, environment),
-        next_step=_next_step(outcome, findings, environment),
+        next_step=_next_step(outcome, findings, environment.python.path),
         findings=tuple(findings),
         devices=reports,
         packages=packages,
@@ -70,6 +74,37 @@ def doctor(machine: Machine, environment: Environment, code: InstalledCode, *, c
         driver_cuda=str(facts.driver_cuda) if facts.driver_cuda else None,
         deep=code.packages.deep if code.packages is not None else False,
         simulated=machine.simulated,
+    )
+
+
+def with_smoke(report: DoctorReport, checks: Sequence[SmokeCheck]) -> DoctorReport:
+    """The same report after the checks on the GPU were run: what was read is joined by what was seen."""
+    weights = {Outcome.REFUTED: Weight.BLOCKS, Outcome.UNKNOWN: Weight.UNKNOWN, Outcome.PROVEN: Weight.NOTES}
+    run = [
+        Finding(
+            weight=weights[one.outcome] if one.required else Weight.NOTES,
+            cause=one.cause,
+            title=f"check {one.name}: {one.outcome.value}",
+            reason=one.reason,
+            next_step=None
+            if one.outcome is Outcome.PROVEN
+            else f"Look at all of it: ongpu verify --python {report.python}",
+            lines=one.lines,
+        )
+        for one in checks
+    ]
+    findings = sorted([*report.findings, *run], key=lambda one: _ORDER.index(one.weight))
+    outcome, cause = _outcome(findings)
+    healthy = outcome is Outcome.PROVEN
+    return replace(
+        report,
+        findings=tuple(findings),
+        outcome=outcome,
+        cause=cause,
+        summary=f"{report.summary} It computed on it, and rightly." if healthy and run else _title(findings[0]),
+        next_step="Train under guard: ongpu run -- COMMAND"
+        if healthy
+        else _next_step(outcome, findings, report.python),
     )
 
 
@@ -139,13 +174,16 @@ def _summary(
         jit = any(one.torch is CodeVerdict.JIT for one in reports)
         how = "PTX that the driver compiles" if jit else "machine code"
         return f"torch {torch} has {how} for {names}, and the driver serves it."
-    first = findings[0]
-    title = first.title if first.title.startswith("torch") else f"{first.title[0].upper()}{first.title[1:]}"
+    return _title(findings[0])
+
+
+def _title(finding: Finding) -> str:
+    title = finding.title if finding.title.startswith("torch") else f"{finding.title[0].upper()}{finding.title[1:]}"
     return f"{title}."
 
 
-def _next_step(outcome: Outcome, findings: Sequence[Finding], environment: Environment) -> str:
+def _next_step(outcome: Outcome, findings: Sequence[Finding], python: str) -> str:
     if outcome is not Outcome.PROVEN:
         step = next((one.next_step for one in findings if one.next_step), None)
         return step or "Read the findings."
-    return f"Prove it on the GPU: ongpu verify --python {Path(environment.python.path)}"
+    return f"Prove it on the GPU: ongpu verify --python {python}"

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ongpu.catalog import Catalog
-from ongpu.doctor.join import doctor
+from ongpu.doctor.join import doctor, with_smoke
 from ongpu.doctor.report import DoctorReport, InstalledCode
 from ongpu.domain.environment import Environment
+from ongpu.domain.machine import Machine
+from ongpu.domain.verdict import Outcome
+from ongpu.domain.visible import visible_devices
 from ongpu.environment import read_environment
+from ongpu.errors import DoorError
 from ongpu.machine.host import Host
 from ongpu.machine.nvml import Nvml
 from ongpu.machine.process import Processes
 from ongpu.probe import probe
 from ongpu.scan import scan_paths, scan_torch
+
+if TYPE_CHECKING:  # the room itself is imported by `--deep` alone
+    from ongpu.smoke.model import SmokeCheck
 
 # NVIDIA's libraries are pinned by torch and made for every GPU that torch is made for; `scan` reads them.
 _WITH_TORCH: Final = ("nvidia-", "cuda-", "triton")
@@ -49,6 +56,8 @@ def examine(
     """Probe the machine and read the environment side by side, then join them.
 
     :param python: the interpreter of the environment to look at (:func:`ongpu.environment.choose_python`).
+    :param deep: search all data of the packages' files; and where nothing that was read blocks, import torch and run
+        the checks on the first visible GPU, in children.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         asked = pool.submit(probe, nvml=nvml, processes=processes, host=host, list_pythons=False)
@@ -56,4 +65,26 @@ def examine(
         code = read_code(environment, deep=deep)
         facts = catalog()
         machine = asked.result()
-    return doctor(machine, environment, code, catalog=facts)
+    report = doctor(machine, environment, code, catalog=facts)
+    if not deep or report.outcome is Outcome.REFUTED:
+        return report
+    return with_smoke(report, _smoke(python, machine, nvml=nvml, processes=processes, variables=host.environment()))
+
+
+def _smoke(
+    python: Path, machine: Machine, *, nvml: Callable[[], Nvml], processes: Processes, variables: Mapping[str, str]
+) -> tuple[SmokeCheck, ...]:
+    # Only `--deep` pays for the import of this room.
+    from ongpu.smoke import run_smoke  # noqa: PLC0415 - half of doctor's start, for the slow option alone
+
+    seen = visible_devices(machine)
+    uuid = seen.devices[0].uuid if seen.devices and seen.certain else None
+    try:
+        door: Nvml | None = nvml()
+    except DoorError:
+        door = None
+    try:
+        return run_smoke(python=python, uuid=uuid, nvml=door, processes=processes, environment=variables).checks
+    finally:
+        if door is not None:
+            door.close()
