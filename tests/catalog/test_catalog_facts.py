@@ -62,7 +62,8 @@ def test_what_was_read_from_binaries_has_no_ptx() -> None:
 def test_nothing_of_a_workplace_stands_in_a_source() -> None:
     for file in TABLES:
         for row in cells(file)[1:]:
-            assert not re.search(r"/work|/root|/opt|corpus|stored id|file id|session", " ".join(row)), row
+            # No path of a machine (an index folder such as /whl/cu128 is none), no key of a private store.
+            assert not re.search(r"(^|\s)/(?!whl/)\w|[A-Z]:\\|\bids? \d{6}", " ".join(row)), row
 
 
 @pytest.mark.parametrize("file", TABLES)

@@ -29,6 +29,7 @@ _INDEX = re.compile(r"/(?:(nightly|test)/)?(cu\d{2,3}|cpu|rocm[\d.]+|xpu)(?:/|$|
 _PYTORCH_ROOT = re.compile(r"download\.pytorch\.org/whl(?:/(nightly|test))?(?:/torch_stable\.html|/stable\.html)?/?$")
 _PYPI = re.compile(r"//(?:www\.)?pypi\.(?:org|python\.org)/")
 _WHEEL = re.compile(r"torch-(\d[\w.]*?)(?:(?:\+|%2B)(\w[\w.]*))?-cp(\d)(\d+)", re.IGNORECASE)
+_TOOL = re.compile(r"(?:\S*[/\\])?(pip3?(?:\.\d+)?|uv|poetry|pdm|pixi|conda|mamba|micromamba)(?:\.exe)?\Z")
 _TORCH_WORD = re.compile(r"(?:torch|pytorch)(?:\[[^\]]*\])?\s*(?:[=<>!~@].*)?\Z", re.IGNORECASE)
 _COMPANION = re.compile(r"(torchvision|torchaudio)\b")
 
@@ -73,27 +74,48 @@ class Advice:
 
 
 def read_command(command: str) -> Advice:
-    """Take a command apart. Raises :class:`UsageError` for one that installs nothing."""
+    """Take a command apart; of several joined by ``&&`` or ``;`` the first that installs torch.
+
+    :raises UsageError: for a text that cannot be read as a command, or that installs nothing.
+    """
+    found = [one for part in _parts(command) if (one := _read_part(command, part)) is not None]
+    if not found:
+        raise UsageError(
+            f"{command!r} is no install command.", next_step="Give one such as 'pip install torch --index-url URL'."
+        )
+    return next((one for one in found if one.torch is not None), found[0])
+
+
+def _parts(command: str) -> list[list[str]]:
+    """The words of each command of a line."""
+    text = command.replace("\\\n", " ").strip().lstrip("%!$> ")
+    text = re.sub(r"\\(?=\w)", "/", text)  # a Windows path, not an escape
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=";&|")
+    lexer.commenters = ""  # the hash in a URL begins no comment
+    lexer.whitespace_split = True
+    parts: list[list[str]] = [[]]
     try:
-        tokens = shlex.split(command.strip().lstrip("%!$> "), comments=True)
+        for token in lexer:
+            if set(token) <= set(";&|"):
+                parts.append([])
+            else:
+                parts[-1].append(token)
     except ValueError as wrong:
         raise UsageError(
             f"The command cannot be read: {wrong}.", next_step="Quote it as one argument, as you would type it."
         ) from None
-    tokens = [one for one in tokens if not re.match(r"[A-Z_]+=", one)]
+    return parts
+
+
+def _read_part(command: str, tokens: list[str]) -> Advice | None:
     verbs = [place for place, one in enumerate(tokens) if one in {"install", "add", "sync", "create"}]
-    tools = [
-        one for one in tokens if re.match(r"(?:\S*/)?(?:pip3?(?:\.\d+)?|uv|conda|mamba|micromamba)(?:\.exe)?\Z", one)
-    ]
+    tools = [found[1] for one in tokens if (found := _TOOL.match(one))]
     if not verbs or not tools:
-        raise UsageError(
-            f"{command!r} is no install command.", next_step="Give one such as 'pip install torch --index-url URL'."
-        )
-    tool = tools[0].rsplit("/", 1)[-1]
-    installer = "uv" if tool.startswith("uv") else "pip" if tool.startswith("pip") else "conda"
+        return None
+    installer = {"uv": "uv", "uvx": "uv"}.get(tools[0], "pip" if re.match(r"pip|poetry|pdm", tools[0]) else "conda")
     options, words = _split(tokens[verbs[0] + 1 :])
     if installer == "conda":
-        return _conda(command, words, options)
+        return _conda(command, words, options, tool=tools[0])
     named = [one for one in words if _TORCH_WORD.match(one)]
     wheels = [found for one in words if (found := _WHEEL.search(one))]
     companions = tuple(dict.fromkeys(found[1] for one in words if (found := _COMPANION.match(one))))
@@ -133,7 +155,7 @@ def _split(tokens: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     return options, words
 
 
-def _conda(command: str, words: list[str], options: dict[str, list[str]]) -> Advice:
+def _conda(command: str, words: list[str], options: dict[str, list[str]], *, tool: str) -> Advice:
     named = [one for one in words if re.match(r"(?:pytorch|torch)(?:[=<>!].*)?\Z", one)]
     cuda = [
         found[1] for one in words if (found := re.match(r"(?:pytorch-cuda|cudatoolkit|cuda-version)=+([\d.]+)", one))
@@ -147,7 +169,7 @@ def _conda(command: str, words: list[str], options: dict[str, list[str]]) -> Adv
         torch=spec,
         index=Index(kind="other", url="conda"),
         conda_cuda=cuda[0] if cuda else None,
-        channels=tuple(options.get("-c", []) + options.get("--channel", [])),
+        channels=("conda-forge",) if tool == "pixi" else tuple(options.get("-c", []) + options.get("--channel", [])),
     )
 
 
