@@ -14,7 +14,8 @@ import transformers
 
 from ongpu.errors import UsageError
 from ongpu.training import llama
-from ongpu.training.data import BytePairTokenizer
+from ongpu.training.batches import Stream
+from ongpu.training.data import BytePairTokenizer, Example
 from ongpu.training.folder import open_folder
 from ongpu.training.layers import NotOfThisShapeError
 from ongpu.training.main import main
@@ -195,3 +196,23 @@ def test_what_is_not_ours_is_said_and_opened_by_transformers(
     assert main(["--config", str(path), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert f"Model: transformers opens {tmp_path / 'model'}, for its hidden_act is gelu." in said
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch._dynamo raises it about its own doing
+def test_blocks_compile_whole_and_once(tmp_path: Path) -> None:
+    saved(tmp_path, "qwen3")
+    examples = [Example(ids=tuple(range(1, n)), labels=(*range(2, n), -100)) for n in (9, 20, 33, 14)]
+    packed = Stream(examples, seed=1, batch_size=3, micro_steps=1, max_steps=3, packed=True, fill=0)
+    batches = [batch for step in (1, 2, 3) for batch in packed.step(step)]
+    model, _ = opened(tmp_path)
+    plain = [model.loss_sum(batch.ids, batch.labels, batch.layout).item() for batch in batches]
+    graphs: list[Any] = []
+
+    def count(graph: Any, _inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    for block in model.model.layers:
+        block.compile(backend=count, fullgraph=True)
+    assert [model.loss_sum(b.ids, b.labels, b.layout).item() for b in batches] == pytest.approx(plain, rel=1e-6)
+    assert len(graphs) == 1

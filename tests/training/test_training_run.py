@@ -16,6 +16,7 @@ import transformers
 
 from ongpu.training import checkpoint
 from ongpu.training.main import main
+from ongpu.training.output import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "training/run_train_torch.py"
@@ -283,6 +284,16 @@ def test_bad_input_is_one_message_with_a_next_step(tmp_path: Path, capsys: pytes
         assert not out.exists(), options
 
 
+@pytest.mark.skipif(os.name == "nt", reason="nothing is locked there")
+def test_two_runs_cannot_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = config(tmp_path), tmp_path / "out"
+    first = RunFolder.claim(out, resume=False)
+    assert run("--config", path, "--output", out, "--device", "cpu") == 2
+    assert "Another run is writing to" in capsys.readouterr().err
+    first.close()
+    assert run("--config", path, "--output", out, "--device", "cpu", "--max_steps", 1) == 0
+
+
 def test_bad_lines_can_be_skipped_with_a_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = (
         '{"trace_version":"1.0","prompt":"a b c","final_answer":"d","steps":[{"i":0,"type":"t","content":"e f g"}]}\n'
@@ -299,6 +310,7 @@ _LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
 from ongpu.training.main import main
+from ongpu.training.output import RunFolder
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -356,6 +368,7 @@ import sys
 for name in ("transformers", "tensorboard", "tqdm", "msgspec", "rich", "typer", "psutil", "pynvml"):
     sys.modules[name] = None
 from ongpu.training.main import main
+from ongpu.training.output import RunFolder
 status = main(sys.argv[1:])
 assert "torch._dynamo" not in sys.modules, "a second of import time that nothing here needs"
 sys.exit(status)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Final
@@ -29,6 +30,7 @@ class RunFolder:
         self.path = path
         self._created = created
         self._metrics: IO[str] | None = None
+        self._held: int | None = None
 
     @classmethod
     def claim(cls, path: Path, *, resume: bool) -> RunFolder:
@@ -60,7 +62,24 @@ class RunFolder:
             raise WorkError(
                 f"The output folder {path} cannot be written: {error.strerror}.", next_step=f"{_NEXT}, or make room."
             ) from None
-        return cls(path, created=created)
+        folder = cls(path, created=created)
+        folder._lock()
+        return folder
+
+    def _lock(self) -> None:
+        """Keep other runs out until :meth:`close`; a killed run holds nothing back. On Windows nothing is locked."""
+        if sys.platform == "win32":
+            return
+        import fcntl  # noqa: PLC0415 - does not exist on Windows
+
+        self._held = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise UsageError(f"Another run is writing to {self.path} now.", next_step=f"{_NEXT}.") from None
+        except OSError:
+            return  # a file system without locks
 
     def release(self) -> None:
         """Remove what :meth:`claim` made, where nothing was written into it: no half-made folder stays."""
@@ -133,6 +152,9 @@ class RunFolder:
             with contextlib.suppress(OSError):  # each record was flushed, so a failure here was reported before
                 self._metrics.close()
             self._metrics = None
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def _state(path: Path) -> str | None:
