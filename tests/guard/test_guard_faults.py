@@ -44,7 +44,15 @@ Prove = Callable[..., Guarded]
 def pretended(driver: Path, tmp_path: Path) -> Prove:
     """Guard the pretended trainer with the stand-in driver in a mode."""
 
-    def run(mode: str = "ok", *, after: int = 0, seconds: float = 1.2, say: str = "all", **changes: Any) -> Guarded:
+    def run(
+        mode: str = "ok",
+        *,
+        after: int = 0,
+        seconds: float = 1.2,
+        say: str = "all",
+        train: str | None = None,
+        **changes: Any,
+    ) -> Guarded:
         variables = {
             "STANDIN_STATE": str(tmp_path / "state"),
             "STANDIN_GUARD": mode,
@@ -59,6 +67,9 @@ def pretended(driver: Path, tmp_path: Path) -> Prove:
             PYTHON, "-P", "-c", watcher._START, source, "0.3",
         )  # fmt: skip
         command = [PYTHON, str(HERE / "guard_trainer.py"), str(seconds), say]
+        if train is not None:
+            command = [PYTHON, str(HERE / "guard_fake_training.py"), train, str(seconds)]
+            variables["PYTHONPATH"] = str(HERE / "faketorch")
         guarded = prove(
             command, environment=environment(**variables), sampler_command=sampler, baseline_s=0.3, **changes
         )
@@ -162,3 +173,29 @@ def test_interrupted_runs_are_never_proven(pretended: Prove) -> None:
     guarded = pretended(seconds=10.0)
     assert guarded.result.interrupted
     assert not any(one.outcome == "proven" for one in guarded.verdict.claims)
+
+
+def test_the_hook_in_a_pretended_torch_goes_all_the_way(pretended: Prove) -> None:
+    guarded = pretended(train="cuda", expect_gpu="H100 80GB HBM3", seconds=2.5)
+    assert guarded.verdict.outcome == "proven", guarded.verdict.reason
+    sample = guarded.memory.hooks("step")[-1]
+    assert sample["parameters"] == sample["gradients"] == {"cuda:0": 256 << 20}
+    assert sample["state"] == {"cuda:0": 512 << 20} and sample["scalars_excluded"] == 4
+    assert sample["devices"][0]["uuid"] == "GPU-99999999-2222-4333-8444-555555555555"
+    assert sample["devices"][0]["reserved_bytes"] == 2 << 30
+    spans = [one["event"] for one in guarded.memory.hooks("step") if one["event"]]
+    assert spans and all(one["to_step"] > one["from_step"] and one["ms"] > 0 for one in spans)
+
+
+@pytest.mark.parametrize("how", ["cpu", "warm-up", "one-step-on-cpu"])
+def test_decoys_in_a_pretended_torch_are_refuted(pretended: Prove, how: str) -> None:
+    guarded = pretended(train=how)
+    assert guarded.verdict.outcome == "refuted", guarded.verdict.reason
+    assert guarded.witness("W1").state == "contradicted"
+
+
+@pytest.mark.parametrize("how", ["killed", "fails", "no-statistics"])
+def test_what_ends_badly_in_a_pretended_torch_is_unknown(pretended: Prove, how: str) -> None:
+    guarded = pretended(train=how)
+    assert guarded.verdict.outcome == "unknown", guarded.verdict.reason
+    assert guarded.result.hook_seen

@@ -450,7 +450,43 @@ while time.monotonic() - began < 3:
     weight.grad = None
 torch.cuda.synchronize()
 """
-    unknown(run(tmp_path, text))
+    guarded = run(tmp_path, text)
+    unknown(guarded)
+    assert guarded.claim("computed-on-gpu") == "proven", report(guarded)
+
+
+DRIVER_PROGRAM = """
+import ctypes, time
+cuda = ctypes.CDLL("libcuda.so.1")
+def ask(name, *arguments):
+    status = getattr(cuda, name)(*arguments)
+    assert status == 0, (name, status)
+device, context, memory = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_uint64()
+ask("cuInit", 0)
+ask("cuDeviceGet", ctypes.byref(device), 0)
+ask("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+ask("cuCtxSetCurrent", context)
+size = 4 << 30
+ask("cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(size))
+began = time.monotonic()
+while time.monotonic() - began < 4:
+    for _ in range(20):
+        ask("cuMemsetD32Async", memory, ctypes.c_uint(7), ctypes.c_size_t(size // 4), None)
+    ask("cuCtxSynchronize")
+"""
+
+
+def test_a_program_without_torch_computes_at_most(tmp_path: Path) -> None:
+    guarded = run(tmp_path, DRIVER_PROGRAM)
+    unknown(guarded)
+    assert guarded.claim("computed-on-gpu") == "proven", report(guarded)
+    assert "whether it trained stays unknown" in guarded.verdict.reason
+
+
+def test_a_program_that_only_holds_memory_computes_nothing(tmp_path: Path) -> None:
+    guarded = run(tmp_path, DRIVER_PROGRAM.replace("for _ in range(20)", "for _ in ()"))
+    unknown(guarded)
+    assert guarded.claim("computed-on-gpu") == "unknown", report(guarded)
 
 
 def test_fail_fast_stops_a_cpu_training(tmp_path: Path) -> None:

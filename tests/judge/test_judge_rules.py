@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ongpu.domain.judge import JudgeError, judge
+from ongpu.domain.ranks import ranks
 from ongpu.domain.verdict import Cause, Claim, Outcome, Verdict, Witness, WitnessState
 from tests.judge.judge_journals import GPU, MIB, OTHER_GPU, Guarded, Process, Run, cpu_process
 
@@ -213,3 +214,28 @@ def test_energy_without_a_rise_confirms_nothing_and_costs_nothing() -> None:
     verdict = judge(Run(guarded=Guarded(busy_w=91.0)).observations())
     assert witness(verdict, "W4").state is WitnessState.UNAVAILABLE
     assert verdict.outcome is PROVEN
+
+
+def test_the_negative_control_is_refuted_by_the_same_rules() -> None:
+    def answer(control: Guarded) -> Claim:
+        run = Run(profile="run", comparison=control)
+        return claim(judge(run.observations()), "negative-control")
+
+    role = "negative-control"
+    assert answer(Guarded(role=role, processes=[cpu_process(pid=5000)])).outcome is PROVEN
+    assert answer(Guarded(role=role, processes=[], status=3)).outcome is PROVEN
+    assert answer(Guarded(role=role, processes=[], status=0)).outcome is UNKNOWN
+    assert answer(Guarded(role=role, processes=[Process(pid=5000)])).outcome is REFUTED
+    assert not any(one.id == role for one in judge(Run().observations()).claims)
+
+
+def test_the_table_of_ranks() -> None:
+    processes = [
+        Process(pid=4243, rank=1, world_size=3, uuid=OTHER_GPU),
+        Process(pid=4242, rank=0, world_size=3),
+        cpu_process(pid=4244, rank=2, world_size=3),
+        Process(pid=4245, steps=0, sampled=()),
+    ]
+    rows = ranks(Run(guarded=Guarded(processes=processes, gpus=(GPU, OTHER_GPU))).observations())
+    assert [(row.rank, row.devices, row.steps) for row in rows] == [(0, (GPU,), 40), (1, (OTHER_GPU,), 40), (2, (), 40)]
+    assert [row.against is None for row in rows] == [True, True, False]

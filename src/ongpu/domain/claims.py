@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ongpu.domain.gpu_name import same_model
 from ongpu.domain.hook_readings import HookSource
 from ongpu.domain.readings import Readings, RoleReadings
-from ongpu.domain.testimony import MIB, Trained
+from ongpu.domain.testimony import MIB, Trained, inside
 from ongpu.domain.verdict import Claim, Outcome, Witness, WitnessState
 
 EVIDENCE_FILES = ("env_info.txt", "torch_cuda_check.txt", "training_log.txt", "nvidia_smi.txt")
@@ -97,7 +97,7 @@ def claims_of(case: Case) -> tuple[Claim, ...]:
         faster = faster_than_cpu(case)
         statement = f"A training step on the GPU is at least {REQUIRED_SPEED_RATIO:g} times as fast as on the CPU"
         claims.append(_claim("faster-than-cpu", statement, faster, required=readings.compare_cpu))
-        return tuple(claims)
+        return (*claims, *_negative_control(case))
     claims = [_claim("trained-on-gpu", "The command trained on a GPU, every step of it", trained_on_gpu(case))]
     if readings.expect_gpu is not None:
         claims.append(_claim("expected-gpu", _expected_statement(readings), expected_gpu(case)))
@@ -107,7 +107,7 @@ def claims_of(case: Case) -> tuple[Claim, ...]:
     claims.append(_claim("no-silent-cpu", "Nothing of the training fell back to the CPU", no_silent_cpu(case)))
     statement = "This process tree computed on a GPU"
     claims.append(_claim("computed-on-gpu", statement, computed_on_gpu(case), required=False))
-    return tuple(claims)
+    return (*claims, *_negative_control(case))
 
 
 def _claim(name: str, statement: str, answer: Answer, *, required: bool = True) -> Claim:
@@ -125,6 +125,28 @@ def _expected_statement(readings: Readings) -> str:
     if readings.expect_gpu is not None:
         return f"The GPU that trained is the expected one: {readings.expect_gpu}"
     return "The GPU that the probe found is the one that trained (no particular GPU was expected)"
+
+
+def _negative_control(case: Case) -> tuple[Claim, ...]:
+    """W6, where it was run: the same command with CUDA hidden must not pass by the same rules."""
+    role = case.readings.roles["negative-control"]
+    if role.start_seq is None:
+        return ()
+    w1 = inside(role)
+    if role.argv != case.role.argv:
+        answer = unknown("the control ran another command", role.start_seq)
+    elif role.status is None or role.interrupted:
+        answer = unknown("the control did not end by itself", role.start_seq)
+    elif w1.state is WitnessState.CONTRADICTED:
+        answer = proven(f"W1 contradicts it: {w1.reason}", *w1.observations, role.exit_seq)
+    elif w1.state is WitnessState.CONFIRMED:
+        answer = refuted(f"W1 confirms it although CUDA was hidden: {w1.reason}", *w1.observations)
+    elif role.status != 0 and not any(source.stepping for source in role.hooks.values()):
+        answer = proven(f"it failed with status {role.status} before any step", role.exit_seq)
+    else:
+        answer = unknown(f"W1 {w1.state.value}: {w1.reason}", role.exit_seq)
+    statement = "The same command with CUDA hidden is not taken for GPU training"
+    return (_claim("negative-control", statement, answer, required=False),)
 
 
 def _child_ended_well(case: Case) -> Answer | None:

@@ -15,7 +15,7 @@ from ongpu.domain.shapes import JudgeError, flag, listed, mapping, number, text,
 from ongpu.domain.witness import Observation
 
 SAMPLER_KINDS = frozenset({"baseline", "nvml.sample", "nvml.error", "energy", "tree", "sampler.end"})
-ROLES = ("train", "cpu-comparison")
+ROLES = ("train", "cpu-comparison", "negative-control")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ them), NVML's per-process *utilization* can carry a foreign pid, a bare context 
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def inside(role: RoleReadings) -> Witness:
 def _inside(role: RoleReadings) -> tuple[WitnessState, str, list[int]]:
     sources = [role.hooks[name] for name in sorted(role.hooks)]
     for source in sources:
-        found = _against(source)
+        found = accused(source)
         if found:
             return WitnessState.CONTRADICTED, found[1], [found[0]]
     stepping = [source for source in sources if source.stepping]
@@ -98,7 +99,7 @@ def _inside(role: RoleReadings) -> tuple[WitnessState, str, list[int]]:
     return WitnessState.CONFIRMED, reason, seqs
 
 
-def _against(source: HookSource) -> tuple[int, str] | None:
+def accused(source: HookSource) -> tuple[int, str] | None:
     """What the process itself says against GPU training."""
     for sample in source.samples:
         if sample.off_cuda:
@@ -187,11 +188,17 @@ def trained(role: RoleReadings) -> tuple[Trained, ...]:
 
 def _bounds(held: Sequence[Held], t: float) -> tuple[int, int] | None:
     """What torch held at ``t``, from the samples around it: at least, at most. ``None`` outside of them."""
-    before = [one for one in held if one.t <= t]
-    after = [one for one in held if one.t >= t]
-    if not before or not after:
+    # Bisected (``held`` is in order of time): a checker must not need minutes for a journal of a day.
+    before = bisect.bisect_right(held, t, key=_time) - 1
+    after = bisect.bisect_left(held, t, key=_time)
+    if before < 0 or after == len(held):
         return None
-    return min(before[-1].reserved, after[0].reserved), max(before[-1].peak, after[0].peak)
+    low, high = held[before], held[after]
+    return min(low.reserved, high.reserved), max(low.peak, high.peak)
+
+
+def _time(held: Held) -> float:
+    return held.t
 
 
 @dataclass(slots=True, kw_only=True)
@@ -270,7 +277,9 @@ def _driver_on(role: RoleReadings, pair: Trained) -> tuple[WitnessState, str, li
     before = role.baseline.get(uuid)
     if before is None or before.now.processes is None:
         return WitnessState.UNAVAILABLE, f"nobody looked at {uuid} before {source.label} started", [], False
-    if source.pid in before.now.processes:  # a part of a process is guarded: what it held before must be less
+    if (
+        source.pid is not None and source.pid in before.now.processes
+    ):  # a part of a process is guarded: what it held before must be less
         held = before.now.processes[source.pid]
         if held is None or not used or held >= min(used):
             reason = f"{source.label} already held the memory on {uuid} before the guarded part began"

@@ -11,8 +11,8 @@ epoch, ``t_mono`` seconds of the supervisor's monotonic clock (on Linux one cloc
 
 Kinds and their ``data``. Bytes are integers, times ``t_mono`` seconds of the monotonic clock, taken where the
 reading was taken; a value that could not be read is null, with a sibling ``<name>_reason`` where a reason is
-known. ``role`` is ``train`` or ``cpu-comparison``: the guarded command the reading belongs to. Unknown fields
-are ignored.
+known. ``role`` is the guarded command the reading belongs to: ``train``, ``cpu-comparison``, or
+``negative-control`` (the same command with CUDA hidden). Unknown fields are ignored.
 
 The run (written by whoever joins the rooms)
 

@@ -1,0 +1,65 @@
+"""One pretended GPU, the stand-in driver's."""
+
+from __future__ import annotations
+
+import time
+
+RESERVED = 2 << 30
+state = {"initialized": False, "allocated": RESERVED, "broken": False}
+
+
+class _Uuid:
+    def __str__(self) -> str:
+        return "99999999-2222-4333-8444-555555555555"
+
+
+class _Properties:
+    uuid, name, major, minor = _Uuid(), "NVIDIA H100 80GB HBM3", 9, 0
+
+
+class Event:
+    """CUDA time is host time here."""
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        self.at = 0.0
+
+    def record(self) -> None:
+        self.at = time.monotonic()
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, other: Event) -> float:
+        return (other.at - self.at) * 1000
+
+
+def is_initialized() -> bool:
+    return bool(state["initialized"])
+
+
+def is_available() -> bool:
+    return True
+
+
+def is_current_stream_capturing() -> bool:
+    return False
+
+
+def current_device() -> int:
+    return 0
+
+
+def get_device_properties(index: int) -> _Properties:
+    assert state["initialized"], "the hook must never initialize CUDA"
+    return _Properties()
+
+
+def memory_stats(index: int) -> dict[str, int]:
+    if state["broken"]:
+        raise RuntimeError("CUDAPluggableAllocator does not yet support getDeviceStats")
+    held = int(state["allocated"])
+    return {
+        "allocated_bytes.all.current": held - (64 << 20),
+        "reserved_bytes.all.current": held,
+        "reserved_bytes.all.peak": held,
+    }

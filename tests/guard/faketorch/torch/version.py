@@ -1,0 +1,4 @@
+"""As torch's own."""
+
+cuda = "13.0"
+hip = None
