@@ -172,6 +172,13 @@ def test_an_old_driver_lists_processes_by_the_older_function(drivers: Path) -> N
     assert "pid 4242: 512 MiB" in readings(drivers / "old", "ok")
 
 
+def test_a_client_of_mps_is_listed_as_well(drivers: Path) -> None:
+    assert "pid 5555" not in readings(drivers, "ok")
+    text = readings(drivers, "mps")
+    assert "pid 5555: 64 MiB" in text
+    assert "pid 4242: 512 MiB" in text
+
+
 def test_a_list_in_another_layout_is_refused(drivers: Path) -> None:
     assert "compute processes:   not readable (implausible)" in readings(drivers, "skewed")
 

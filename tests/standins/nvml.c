@@ -2,6 +2,7 @@
    ok, init:N (nvmlInit answers N), hang, crash, hang-devices, lost (the device list fails with 15), none (no GPU),
    mig (split in two), mig-closed (split, the parts may not be listed),
    skewed (the process list in another layout, as some drivers have it),
+   mps (one client of MPS beside the server),
    refuses (capability and memory answer 3), old (no third version of the process list), late-hang (every reading hangs). */
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +68,12 @@ static int list(unsigned *count, struct process *out) {
   *count = 2; return 0;
 }
 int nvmlDeviceGetComputeRunningProcesses_v2(void *d, unsigned *count, struct process *out) { (void)d; return list(count, out); }
+int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *d, unsigned *count, struct process *out) {
+  (void)d;
+  if (!is("mps")) { *count = 0; return 0; }
+  if (*count < 1) { *count = 1; return 7; }
+  out[0].pid = 5555; out[0].used = 64ull << 20; *count = 1; return 0;
+}
 #ifndef OLD
 int nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *count, struct process *out) { (void)d; return list(count, out); }
 #endif

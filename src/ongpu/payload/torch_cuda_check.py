@@ -47,7 +47,7 @@ def devices(torch: Any, found: dict[str, Any]) -> None:
         device = {
             "index": index,
             "name": torch.cuda.get_device_name(index),
-            "uuid": str(properties.uuid) if hasattr(properties, "uuid") else None,  # torch 2.5 and newer
+            "uuid": str(properties.uuid) if hasattr(properties, "uuid") else None,  # older torches name none
             "compute_capability": f"{major}.{minor}",
             "memory_bytes": properties.total_memory,
         }

@@ -35,8 +35,8 @@ def ended_badly(done: Completed) -> tuple[str, Cause | None]:
     return f"the child ended with {ended} and no result: {last[0][:500]}", classify(both(done))
 
 
-# What torch, CUDA and Python say, and what it means; the first that is found counts. The words are those of torch
-# 2.0 to 2.13 (torch/cuda/__init__.py, c10/cuda/CUDAException, CUDAFunctions.cpp) and of cudaGetErrorString.
+# What torch, CUDA and Python say, and what it means; the first that is found counts. Read in torch 2.13.0
+# (torch/cuda/__init__.py) and among the texts of cudaGetErrorString; the older warnings as public reports quote them.
 _MEANINGS: Final = (
     (Cause.CPU_ONLY_TORCH, r"Torch not compiled with CUDA enabled"),
     (

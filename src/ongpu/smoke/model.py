@@ -35,7 +35,7 @@ class SmokeCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchDevice:
-    """One device as torch names it. ``uuid`` is without the prefix ``GPU-``; ``None`` from a torch before 2.5."""
+    """One device as torch names it. ``uuid`` is without the prefix ``GPU-``; ``None`` from a torch that names none."""
 
     index: int
     name: str
