@@ -99,14 +99,14 @@ class RealNvml:
                 raise
             # Older drivers have the second version only; what is older still stays an error.
             found = self._ask(lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses_v2(handle))
-        # Under MPS the first list has the server alone; its clients are in one of their own where the driver has that list.
+        # Under MPS the first list has the server alone; its clients are in one of their own.
         clients = self._or_none(lambda: self._nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3(handle)) or ()
         listed = {int(one.pid): ProcessMemory(pid=int(one.pid), used_bytes=one.usedGpuMemory) for one in clients}
         listed |= {int(one.pid): ProcessMemory(pid=int(one.pid), used_bytes=one.usedGpuMemory) for one in found}
         return self._plausible(handle, tuple(listed.values()))
 
     def _plausible(self, handle: Any, listed: tuple[ProcessMemory, ...]) -> tuple[ProcessMemory, ...]:
-        """Refuse a list that a driver filled in another layout than the binding reads it by (nvitop keeps a layer for those)."""
+        """Refuse a list that a driver filled in another layout than the binding reads it by."""
         total = self._or_none(lambda: int(self._nvml.nvmlDeviceGetMemoryInfo(handle).total)) if listed else None
         for one in listed:
             too_much = total is not None and one.used_bytes is not None and one.used_bytes > total
