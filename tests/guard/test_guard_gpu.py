@@ -2,7 +2,9 @@
 
 Run on a machine with an NVIDIA GPU and torch, psutil, pynvml, pytest, from the root of the repository:
 
-    PYTHONPATH=src python -m pytest -q -rA -p no:cacheprovider tests/guard/test_guard_gpu.py
+    PYTHONPATH=src python -m pytest -c /dev/null --rootdir . -q -rA -p no:cacheprovider tests/guard/test_guard_gpu.py
+
+(``-c /dev/null``: the project's own settings ask for plugins that need not be there.)
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ def load_beside() -> Iterator[int]:
 
 
 def test_honest_plain_loop(tmp_path: Path) -> None:
-    guarded = run(tmp_path, MODEL + "train('cuda')")
+    guarded = run(tmp_path, MODEL + "train('cuda', width=4096, batch=4096, seconds=5.0)")
     proven(guarded)
     assert [one.kind for one in guarded.events] == ["started", "first-step-on-cuda"]
     assert guarded.witness("W4").state == "confirmed"

@@ -7,7 +7,8 @@ never initializes CUDA, never synchronizes, never raises into the program: what 
 
 What it costs: every step a walk over the parameters that asks ``is_cuda`` (tens of nanoseconds each) and one
 clock reading; the first five steps of each optimizer, and then at most once a second (less often in long runs, and
-where the model is so large that a sample costs more than 1/500 of the time between), a full sample.
+where the model is so large that a sample costs more than 1/500 of the time between), a full sample. A process that
+trained on CUDA for less than 0.4 s stays that long before it exits.
 """
 
 # ruff: noqa: PLC0415 - imports wait until they are needed: this runs at the start of every Python of the tree
@@ -31,6 +32,8 @@ TIMES_INTERVAL_S = 0.005  # step times closer together than this are thinned
 # Both grow with the run, so that a night's records stay small: after an hour a sample at most every elapsed / 3600.
 SAMPLES_GROW = 3600
 TIMES_GROW = 20000
+# A training shorter than this stays a little at its exit, so that the driver can be asked while it holds its memory.
+SEEN_S = 0.4
 MAX_ERRORS = 5
 MAX_WARNINGS = 20
 MAX_TEXT = 2000
@@ -315,13 +318,19 @@ class Witness:
 
     # -- the end -------------------------------------------------------------------------------------------
 
+    def _stay_seen(self) -> float:
+        now = time.monotonic()
+        if self._began is not None and self._cuda() is not None and now - self._began < SEEN_S:
+            time.sleep(SEEN_S - (now - self._began))
+        return time.monotonic()
+
     def end(self) -> None:
         """The last record: how often each optimizer stepped, and on what."""
         if self._ended or self._n == 0:
             return  # a forked child that never stepped has nothing to say
         self._ended = True
         try:
-            now = time.monotonic()
+            now = self._stay_seen()
             self._flush(now)
             for stepper in self._order:
                 optimizer = stepper.ref()
