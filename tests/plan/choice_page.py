@@ -55,9 +55,30 @@ How a build is chosen:
 """
 
 
+_KEPT = """
+## How the facts are kept
+
+| table in `src/ongpu/catalog/` | holds |
+|---|---|
+| `builds.csv` | a published build a line: release, CUDA tag, system, Pythons, code targets, and how that is known |
+| `gpus.csv` `generations.csv` | models with their compute capability; what the driver asks of each capability |
+| `branches.csv` `toolkits.csv` | driver branches and the CUDA version they answer; driver floors by toolkit |
+| `companions.csv` `glibc.csv` | torchvision and torchaudio with the torch they pair with; the glibc of wheels |
+| `retired.csv` | index folders that get no new builds |
+| `machines/*.json` | described machines, for planning and rehearsal; nothing in them was observed |
+
+Every row has a source and the date of the reading. On load the tables are compared with each other, and a row that
+contradicts another or cannot be true (CUDA 12 after torch 2.14, Blackwell code from a toolkit before 12.8, a Windows
+build on PyPI with CUDA) is refused by file and line. `evidence` is `binary` (read from the wheel), `script` (the
+release's build scripts and tables), `report` (what users print) or `inferred`.
+
+A new release is read from its wheels: torch writes the targets it was compiled for into `libtorch_python`, and a wheel
+on a server can be read in parts, some 15 MB of half a gigabyte."""
+
+
 def page() -> str:
     """The text of the page."""
-    lines = [_INTRO.format(date=catalog.load().date), *_told(), *_advice(), *_grid(), *_limits()]
+    lines = [_INTRO.format(date=catalog.load().date), *_told(), *_advice(), *_grid(), *_limits(), _KEPT]
     return "\n".join(lines) + "\n"
 
 

@@ -61,6 +61,11 @@ def lost(best: Candidate, judged: list[Candidate], facts: Facts) -> tuple[str, .
             found.append(
                 f"{newest_cuda12} is the last release with CUDA 12 builds: no newer torch is to be expected here"
             )
+    if facts.capabilities and facts.capabilities[-1].number < 75 and best.build.cuda_tag.startswith("cu12"):
+        found.append(
+            "cuDNN has to stay at the version that torch pins: 9.10 is said to be the last for Maxwell, Pascal and "
+            "Volta, so never upgrade nvidia-cudnn-cu12 beside it (user reports; not tried)"
+        )
     if facts.capabilities and facts.capabilities[-1].major < 7:
         found.append(
             f"torch.compile is not available on compute capability {facts.capabilities[-1]}: PyTorch's Triton backend "

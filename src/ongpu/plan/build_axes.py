@@ -16,6 +16,7 @@ from ongpu.plan.facts import Facts, dotted
 from ongpu.plan.request import Request, Requirement
 
 _ORDER = tuple(AxisVerdict)
+_GB10 = ComputeCapability(12, 1)
 _TURING = ComputeCapability(7, 5)
 
 
@@ -176,6 +177,8 @@ def _coverage(build: TorchBuild, facts: Facts, fits: tuple[DeviceFit, ...]) -> A
     elif build.evidence == "report":
         verdict = AxisVerdict.FITS_WITH_NOTE
         notes.append("the list of this build rests on what users report, not on a reading")
+    if _GB10 in facts.capabilities and build.torch.startswith(("2.9.", "2.10.")):
+        notes.append("torch 2.9 and 2.10 warn of 12.1 all the same, without need (pytorch issue 172629)")
     if _turing_magma(build, facts):
         verdict = AxisVerdict.FITS_WITH_NOTE
         notes.append(
