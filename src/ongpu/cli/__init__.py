@@ -16,6 +16,6 @@ def main() -> None:
     app()
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
     """A polite end, from a scheduler or a closed terminal, is an interrupt: children are ended, evidence is sealed."""
     raise KeyboardInterrupt
