@@ -104,8 +104,12 @@ def _scan_sections(
 ) -> bool:
     """Count everything in the right place; returns whether there is a ROCm section."""
     if isinstance(reader, ForwardReader):
-        look = Look.CUBINS | Look.TEXTS | Look.FRAMES_AFTER_CODE
-        found = list(sweep(reader, 0, reader.size, look=look))
+        found: list[Found] = []
+        ranges = elf.data_ranges(reader) if reader.read_at(0, 4) == b"\x7fELF" else ((0, reader.size),)
+        for start, end in ranges:
+            code = any(isinstance(one, Container) for one in found)
+            look = Look.CUBINS | Look.TEXTS | (Look.FRAMES if code else Look.FRAMES_AFTER_CODE)
+            found.extend(sweep(reader, start, end, look=look))
         sections = read_sections(reader)
         _place(tally, found, sections, deep=deep)
         return any(section.name in _ROCM for section in sections)

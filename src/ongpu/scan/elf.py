@@ -80,6 +80,25 @@ def read_sections(reader: Reader) -> tuple[Section, ...]:
     return tuple(found)
 
 
+def data_ranges(reader: Reader) -> tuple[tuple[int, int], ...]:
+    """Where in a file something else than code may lie, known from its start alone.
+
+    An executable segment that does not begin with the file holds code only: linkers that put read-only data beside
+    the code begin that segment at offset 0.
+    """
+    header = Header(reader.read_at(0, HEADER_BYTES))
+    table = reader.read_at(header.segments_at, header.segments * _SEGMENT.size)
+    ranges: list[tuple[int, int]] = []
+    at = 0
+    for row in sorted(
+        _SEGMENT.iter_unpack(table[: len(table) // _SEGMENT.size * _SEGMENT.size]), key=lambda one: one[2]
+    ):
+        if row[0] == _PT_LOAD and row[1] & _PF_EXECUTABLE and row[2] >= max(at, HEADER_BYTES):
+            ranges.append((at, row[2]))
+            at = min(reader.size, row[2] + row[5])
+    return (*ranges, (at, reader.size))
+
+
 def _segments(reader: Reader, header: Header) -> tuple[Section, ...]:
     table = reader.read_at(header.segments_at, header.segments * _SEGMENT.size)
     if len(table) < header.segments * _SEGMENT.size:
