@@ -3,12 +3,13 @@
 The order of reasoning, each step shown in the result:
 
 1. A rule counts only where its context holds (``needs``, ``unless``, ``near``, ``not_near``).
-2. A failure that a training run went past is no failure, unless its cause lets a program run on (no GPU used).
-3. A cause that brings about another one's signs takes them with it (``explains``): the GPU that fell off the bus
+2. Of several attempts in one log the last one counts, unless the machine itself is at fault.
+3. A failure that a training run went past is no failure, unless its cause lets a program run on (no GPU used).
+4. A cause that brings about another one's signs takes them with it (``explains``): the GPU that fell off the bus
    explains the collective that timed out.
-4. Of what is left, the strongest sign wins; among equals the one nearest to the end, then the one nearest to the
+5. Of what is left, the strongest sign wins; among equals the one nearest to the end, then the one nearest to the
    root (the order of the rules).
-5. Nothing left: what the run itself says (it trained on the CPU; it was healthy), else undetermined.
+6. Nothing left: what the run itself says (it trained on the CPU; it was healthy), else undetermined.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ongpu.domain.verdict import Cause
 # Contexts the decision itself looks at; they are rules of the catalog like the others.
 _PROGRESS: Final = "context-progress"
 _COMPLETED: Final = "context-completed"
+_ATTEMPT: Final = "context-attempt"
 _GPU_IN_USE: Final = "context-gpu-in-use"
 _ERROR: Final = "context-error"
 _PROGRESS_NEEDED: Final = 3
@@ -34,6 +36,16 @@ _PROGRESS_BEFORE_ANOTHER_ERROR: Final = 30
 _FINDINGS_SHOWN: Final = 8
 
 
+# Causes that lie in the environment outlast the attempt that met them; every other one belongs to its attempt.
+_OF_THE_MACHINE: Final = frozenset(
+    {
+        Cause.HARDWARE_FAULT,
+        Cause.DRIVER_BROKEN,
+        Cause.DRIVER_TOO_NEW,
+        Cause.DRIVER_TOO_OLD,
+        Cause.NO_GPU_VISIBLE,
+    }
+)
 # What a run says of itself where nothing failed.
 _QUIET: Final = frozenset({Cause.HEALTHY, Cause.SILENT_CPU})
 
@@ -75,24 +87,31 @@ def diagnose(
     facts = signals.facts.facts()
     view = _View(catalog, facts, platform or facts.platform or "linux")
     candidates = _candidates(signals, catalog, set(signals.fired) | derived(facts))
-    live, rejected = _live(candidates, signals, catalog)
+    candidates, rejected = _last_attempt(candidates, signals)
+    live, passed = _live(candidates, signals, catalog)
+    rejected += passed
     live, explained = _unexplained(live, catalog)
     rejected += explained
     quiet = [one for one in candidates if one.cause in _QUIET]
-    on_cpu = [one for one in quiet if one.cause is Cause.SILENT_CPU and one.rule.strength >= Strength.STRONG]
-    if live and not (on_cpu and all(_only_says_no_gpu(one) for one in live)):
+    ended_in_error = _ended_in_error(signals, candidates)
+    if ended_in_error:
+        quiet = [one for one in quiet if one.cause is Cause.SILENT_CPU]
+    if live and not _are_remarks(live, quiet, ended_in_error=ended_in_error):
         return _choose(live, rejected, view)
-    rejected += [Rejected(cause=one.cause, reason="a remark, and the run went on on the CPU") for one in live]
-    if _ended_in_error(signals, candidates):
-        quiet = on_cpu
+    rejected += [Rejected(cause=one.cause, reason=f"line {one.last} is a remark, and the run went on") for one in live]
     if quiet:
         return _choose(quiet, rejected, view)
     return _undetermined(rejected, view)
 
 
-def _only_says_no_gpu(one: _Candidate) -> bool:
-    """A remark that no GPU is usable, no more: the run may go on without."""
-    return one.cause is Cause.NO_GPU_VISIBLE and one.rule.strength is Strength.WEAK
+def _are_remarks(live: list[_Candidate], quiet: list[_Candidate], *, ended_in_error: bool) -> bool:
+    """Whether the failures are weak remarks, and the run says plainly what it ran on."""
+    if any(one.rule.strength > Strength.WEAK for one in live):
+        return False
+    plain = {one.cause for one in quiet if one.rule.strength > Strength.WEAK}
+    if Cause.SILENT_CPU in plain and all(one.cause is Cause.NO_GPU_VISIBLE for one in live):
+        return True
+    return bool(plain) and not ended_in_error
 
 
 def _ended_in_error(signals: Signals, candidates: list[_Candidate]) -> bool:
@@ -195,6 +214,26 @@ def _close(hit: Hit, signal: Signal | None, rule: Rule) -> bool:
     return signal is not None and any(
         hit.line - rule.within <= one.line <= hit.line + rule.after for one in signal.hits()
     )
+
+
+def _last_attempt(candidates: list[_Candidate], signals: Signals) -> tuple[list[_Candidate], list[Rejected]]:
+    """Leave out what an earlier attempt in the same log failed of, where the last one has something to say itself."""
+    began = signals.fired.get(_ATTEMPT)
+    if began is None:
+        return candidates, []
+    line = began.hits()[-1].line
+    told = any(one.last > line and one.rule.strength > Strength.WEAK for one in candidates)
+    if not told:
+        return candidates, []
+    kept: list[_Candidate] = []
+    earlier: list[Rejected] = []
+    for one in candidates:
+        if one.last > line or one.cause in _OF_THE_MACHINE or one.cause in _QUIET:
+            kept.append(one)
+        else:
+            reason = f"line {one.last} ({one.rule.id}) is of an attempt before line {line}"
+            earlier.append(Rejected(cause=one.cause, reason=reason))
+    return kept, earlier
 
 
 def _live(

@@ -168,15 +168,15 @@ class _Matcher:
     def _classify(self, fresh: set[bytes]) -> None:
         """Note for each new kind which rules match its lines, surely or depending on a digit."""
         together = b"\n".join(fresh)
-        escapes = b"\x1b" in together
-        words = set((clean(together) if escapes else together).split())
+        bare = {kind: clean(kind) for kind in fresh} if b"\x1b" in together or b"\x01" in together else None
+        words = set((b"\n".join(bare.values()) if bare else together).split())
         self._look_through(words.difference(self._plain_words, self._words))
         anchored = words.intersection(self._words)
         if not anchored:
             self._kinds.update(dict.fromkeys(fresh))
             return
         for kind in fresh:
-            text = clean(kind) if escapes else kind
+            text = bare[kind] if bare else kind
             found = text.split()
             self._kinds[kind] = None if anchored.isdisjoint(found) else self._wanted(text, found)
 

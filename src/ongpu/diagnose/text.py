@@ -19,7 +19,7 @@ LONGEST_LINE_BYTES: Final = 1 << 16
 _SAME_LINE: Final = b"\x01"
 # CSI and OSC sequences and two-byte escapes. Every part is a single class with a bound: nothing to backtrack.
 _ESCAPES: Final = re.compile(
-    rb"\x1b(?:\[[0-9;:?<=>]{0,64}[ -/]{0,4}[@-~]?|\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)?|[()][A-Z0-9]|.)?"
+    rb"\x1b(?:\[[0-9;:?<=>]{0,64}[ -/]{0,4}[@-~]?|\][^\x07\x1b\n]{0,4096}(?:\x07|\x1b\\)?|[()][A-Z0-9]|.)?"
 )
 _UTF16_SAMPLE_BYTES: Final = 4096
 
@@ -58,7 +58,7 @@ class Block:
 def blocks(data: bytes | Iterable[bytes]) -> Iterator[Block]:
     """Cut a log into blocks of whole lines, about a mebibyte each.
 
-    A line longer than 64 KiB is cut, its number kept. The last block may be empty.
+    A line longer than 64 KiB is cut, its number kept.
     """
     rest = b""
     line = 1
@@ -72,7 +72,8 @@ def blocks(data: bytes | Iterable[bytes]) -> Iterator[Block]:
         if cut:
             block, line = _block(text[:cut], line)
             yield block
-    yield _block(rest, line)[0]
+    if rest:
+        yield _block(rest, line)[0]
 
 
 def _block(text: bytes, line: int) -> tuple[Block, int]:
