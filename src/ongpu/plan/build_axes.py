@@ -178,7 +178,7 @@ def _coverage(build: TorchBuild, facts: Facts, fits: tuple[DeviceFit, ...]) -> A
         verdict = AxisVerdict.FITS_WITH_NOTE
         notes.append("the list of this build rests on what users report, not on a reading")
     if _GB10 in facts.capabilities and build.torch.startswith(("2.9.", "2.10.")):
-        notes.append("torch 2.9 and 2.10 warn of 12.1 all the same, without need (pytorch issue 172629)")
+        notes.append("torch 2.9 and 2.10 warn of 12.1 all the same, without need (a minimum and maximum test)")
     if _turing_magma(build, facts):
         verdict = AxisVerdict.FITS_WITH_NOTE
         notes.append(
