@@ -154,8 +154,10 @@ def _contents(state: _State, contents: Contents, *, trust: Sequence[TrustedKey],
         state.refuse(18, f"no verdict follows from the journal: {error}")
         return
     outcome = state.verdict.outcome
-    state.problems.extend(crosscheck.run(observations, outcome))
-    state.problems.extend(crosscheck.texts(observations, contents.kept, outcome))
+    named = crosscheck.names(observations)
+    state.problems.extend(crosscheck.run(observations, named, outcome))
+    known_drivers = crosscheck.drivers(observations, named)
+    state.problems.extend(crosscheck.texts(observations, known_drivers, contents.kept, outcome))
     if stated.get("verdict") != statement.claimed(state.verdict):
         state.refuse(18, _difference(stated.get("verdict"), state.verdict))
     again = statement.render(

@@ -54,7 +54,7 @@ def shape(observations: Sequence[Observation]) -> Iterator[Problem]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Named:
+class Named:
     """What one record names, at any depth of its data."""
 
     drivers: frozenset[str]
@@ -63,10 +63,14 @@ class _Named:
     pids: frozenset[int]
 
 
-def run(observations: Sequence[Observation], outcome: Outcome) -> Iterator[Problem]:
+def names(observations: Sequence[Observation]) -> tuple[Named, ...]:
+    """What each record names."""
+    return tuple(_names(one.data) for one in observations)
+
+
+def run(observations: Sequence[Observation], named: Sequence[Named], outcome: Outcome) -> Iterator[Problem]:
     """Obligations 12 to 15 and the run id of obligation 20, of a journal whose shape is right."""
     believed = _READ | _CLAIMED if outcome is Outcome.PROVEN else _READ
-    named = [_names(one.data) for one in observations]
     found = itertools.chain(
         _run_ids(observations),
         _times(observations, named, believed),
@@ -76,9 +80,10 @@ def run(observations: Sequence[Observation], outcome: Outcome) -> Iterator[Probl
     yield from itertools.islice(found, _MAX_PROBLEMS)
 
 
-def drivers(observations: Sequence[Observation]) -> frozenset[str]:
-    """Every kernel-mode driver version that a record names."""
-    return frozenset[str]().union(*(_names(one.data).drivers for one in observations if one.kind != "hook"))
+def drivers(observations: Sequence[Observation], named: Sequence[Named]) -> frozenset[str]:
+    """Every kernel-mode driver version that a record of the supervisor names."""
+    pairs = zip(observations, named, strict=True)
+    return frozenset[str]().union(*(names.drivers for one, names in pairs if one.kind != "hook"))
 
 
 def files(observations: Sequence[Observation], present: Mapping[str, FileDigest]) -> Iterator[Problem]:
@@ -106,7 +111,9 @@ def recorded_files(data: Mapping[str, object]) -> dict[str, FileDigest]:
     return found
 
 
-def texts(observations: Sequence[Observation], kept: Mapping[str, bytes], outcome: Outcome) -> Iterator[Problem]:
+def texts(
+    observations: Sequence[Observation], known: frozenset[str], kept: Mapping[str, bytes], outcome: Outcome
+) -> Iterator[Problem]:
     """Obligation 17: what people read names this run, this verdict and this driver."""
     identity = start_field(observations, "run_id") or ""
     for name in ("README.md", "verdict.json"):
@@ -122,7 +129,6 @@ def texts(observations: Sequence[Observation], kept: Mapping[str, bytes], outcom
             said = verdict.get("outcome") if isinstance(verdict, dict) else None
             if said != outcome.value:
                 yield Problem(obligation=17, text=f"verdict.json says {said!a}, the journal gives {outcome.value}")
-    known = drivers(observations)
     said_drivers = {found.decode() for found in _DRIVER_LINE.findall(kept.get("nvidia_smi.txt", b""))}
     if known and not said_drivers <= known:
         yield Problem(obligation=17, text=f"nvidia_smi.txt names driver {min(said_drivers - known)}")
@@ -140,7 +146,7 @@ def _run_ids(observations: Sequence[Observation]) -> Iterator[Problem]:
             yield Problem(obligation=12, text=f"record {one.seq}: {one.kind} is not of this run")
 
 
-def _times(observations: Sequence[Observation], named: Sequence[_Named], believed: frozenset[str]) -> Iterator[Problem]:
+def _times(observations: Sequence[Observation], named: Sequence[Named], believed: frozenset[str]) -> Iterator[Problem]:
     begin = before = observations[0].t_mono
     for one in observations:
         if one.t_mono < before:
@@ -159,10 +165,10 @@ def _times(observations: Sequence[Observation], named: Sequence[_Named], believe
 
 
 def _identities(
-    observations: Sequence[Observation], named: Sequence[_Named], believed: frozenset[str]
+    observations: Sequence[Observation], named: Sequence[Named], believed: frozenset[str]
 ) -> Iterator[Problem]:
     pairs = list(zip(observations, named, strict=True))
-    versions = sorted(drivers(observations))
+    versions = sorted(drivers(observations, named))
     if len(versions) > 1:
         yield Problem(obligation=14, text=f"the records name drivers {versions[0]!a} and {versions[1]!a}")
     known = frozenset[str]().union(*(names.gpus for one, names in pairs if one.kind == "machine"))
@@ -172,7 +178,7 @@ def _identities(
                 yield Problem(obligation=14, text=f"record {one.seq}: GPU {stranger} is none of the machine's")
 
 
-def _tree(observations: Sequence[Observation], named: Sequence[_Named], outcome: Outcome) -> Iterator[Problem]:
+def _tree(observations: Sequence[Observation], named: Sequence[Named], outcome: Outcome) -> Iterator[Problem]:
     started = [one.data.get("role") for one in observations if one.kind == "child.start"]
     exited = [one.data.get("role") for one in observations if one.kind == "child.exit"]
     for role in sorted({str(role) for role in started}):
@@ -196,7 +202,7 @@ def _tree(observations: Sequence[Observation], named: Sequence[_Named], outcome:
             yield Problem(obligation=15, text=f"record {one.seq}: process {pid} is not in the recorded tree")
 
 
-def _names(data: Mapping[str, object]) -> _Named:
+def _names(data: Mapping[str, object]) -> Named:
     drivers_named: set[str] = set()
     boots: set[str] = set()
     gpus: set[str] = set()
@@ -211,7 +217,7 @@ def _names(data: Mapping[str, object]) -> _Named:
         elif key == "pid" and isinstance(value, int):
             pids.add(value)
         gpus.update(_gpu(key))
-    return _Named(drivers=frozenset(drivers_named), boots=frozenset(boots), gpus=frozenset(gpus), pids=frozenset(pids))
+    return Named(drivers=frozenset(drivers_named), boots=frozenset(boots), gpus=frozenset(gpus), pids=frozenset(pids))
 
 
 def _gpu(text: str) -> tuple[str, ...]:
