@@ -401,7 +401,8 @@ def _energy_on(role: RoleReadings, uuid: str, pairs: Sequence[Trained]) -> tuple
         return WitnessState.UNAVAILABLE, f"the idle power of {uuid} was not measured", []
     moments = [held.t for one in pairs for held in one.held]
     if moments:
-        readings = [one for one in readings if min(moments) - 1.0 <= one[1] <= max(moments) + 1.0]
+        began, ended = min(moments) - 1.0, max(moments) + 1.0
+        readings = [one for one in readings if began <= one[1] <= ended]
     if len(readings) < 2 or readings[-1][1] - readings[0][1] < ENERGY_WINDOW_S:
         return WitnessState.UNAVAILABLE, f"the work on {uuid} was too short for two readings of the energy counter", []
     joules = (readings[-1][2] - readings[0][2]) / 1000
