@@ -14,7 +14,9 @@ Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle: a fold
 Require = Annotated[str | None, typer.Option(metavar="LEVEL", help="The level it must reach: A0 ... A4.")]
 Nonce = Annotated[str | None, typer.Option(help="The challenge that this bundle must answer.")]
 
-app = typer.Typer(no_args_is_help=True, help="Check a bundle: recompute its verdict and trust nothing in it.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Check a bundle: recompute its verdict and trust nothing in it."
+)
 
 
 @app.command("check")

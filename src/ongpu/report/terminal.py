@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ongpu.diagnose import Diagnosis
-from ongpu.doctor import DoctorReport, Weight
 from ongpu.domain.build import AxisVerdict, Decision, DecisionKind
 from ongpu.domain.coverage import CodeVerdict, ScanReport, ScanVerdict
 from ongpu.domain.machine import Machine
 from ongpu.domain.verdict import Cause, Outcome, Verdict, WitnessState
-from ongpu.enable import EnableReport
-from ongpu.install import InstallReport
-from ongpu.plan import CommandReport
-from ongpu.smoke import SmokeReport
+
+if TYPE_CHECKING:  # a command that shows one kind of answer must not wait for the rooms of all others
+    from ongpu.diagnose import Diagnosis
+    from ongpu.doctor import DoctorReport
+    from ongpu.enable import EnableReport
+    from ongpu.install import InstallReport
+    from ongpu.plan import CommandReport
+    from ongpu.smoke import SmokeReport
 
 _STYLE = {
     Outcome.PROVEN: "bold green",
@@ -146,7 +149,7 @@ def decision(value: Decision) -> RenderableType:
     return Group(*parts)
 
 
-_WEIGHT_STYLE = {Weight.BLOCKS: "bold red", Weight.UNKNOWN: "yellow", Weight.WARNS: "yellow", Weight.NOTES: "dim"}
+_WEIGHT_STYLE = {"blocks": "bold red", "unknown": "yellow", "warns": "yellow", "notes": "dim"}
 _CODE_STYLE = {
     CodeVerdict.NATIVE: "green",
     CodeVerdict.JIT: "yellow",
@@ -204,7 +207,7 @@ def doctor(report: DoctorReport) -> RenderableType:
         for one in report.devices
     ]
     rows += [
-        (Text(one.weight.value, _WEIGHT_STYLE[one.weight]), Text(one.title), Text(one.reason))
+        (Text(one.weight.value, _WEIGHT_STYLE[one.weight.value]), Text(one.title), Text(one.reason))
         for one in report.findings
     ]
     return Group(head, grid(rows), Text(f"Next: {report.next_step}"))
