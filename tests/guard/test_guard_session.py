@@ -243,11 +243,19 @@ def test_fail_fast_stops_a_command_that_nothing_speaks_for() -> None:
 
 
 @linux
-def test_the_command_dies_with_the_supervisor(tmp_path: Path) -> None:
+def test_the_whole_tree_dies_with_the_supervisor(tmp_path: Path) -> None:
     import subprocess
 
-    note = tmp_path / "pid"
-    child = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    notes = [tmp_path / "child", tmp_path / "grandchild"]
+    grandchild = f"import os, time; open({str(notes[1])!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    child = f"""
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {grandchild!r}], start_new_session=True)
+while not os.path.exists({str(notes[1])!r}): time.sleep(0.02)
+time.sleep(0.5)  # the sampler has seen it
+open({str(notes[0])!r}, 'w').write(str(os.getpid()))
+time.sleep(60)
+"""
     text = f"""
 import sys
 sys.path[:0] = {sys.path!r}
@@ -255,15 +263,15 @@ from tests.guard.guard_harness import PYTHON, prove
 prove([PYTHON, "-c", {child!r}])
 """
     with subprocess.Popen([PYTHON, script(tmp_path, text)]) as supervisor:
-        deadline = time.monotonic() + 30
-        while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 60
+        while not (notes[0].exists() and notes[0].read_text()) and time.monotonic() < deadline:
             time.sleep(0.05)
         supervisor.kill()
-    pid = int(note.read_text())
-    deadline = time.monotonic() + 5
-    while alive(pid) and time.monotonic() < deadline:
+    pids = [int(note.read_text()) for note in notes]
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not alive(pid)
+    assert [alive(pid) for pid in pids] == [False, False]
 
 
 def test_the_sampler_may_die() -> None:

@@ -6,7 +6,8 @@ baseline, then obeys lines on stdin:
 
 ``{"watch": PID, "reaper": PID, "mark": "NAME=value"}``  begin to sample this tree, without the sampler itself
 ``{"burst": true}``                sample quickly again from now (something began)
-end of file                        last readings, ``sampler.end``, leave
+``{"finish": true}``               last readings, ``sampler.end``, leave
+end of file without it             the supervisor is gone: with ``"end_tree": true`` in ``watch``, end what it ran
 
 Five times a second for the first ten seconds and after each ``burst``, then once a second (after ten minutes only
 what is new is written); energy and the SM use by process at the start, at the end and at most once a second between,
@@ -25,7 +26,7 @@ from collections.abc import Callable, Mapping
 from typing import BinaryIO, TypeVar
 
 from ongpu.errors import DoorError
-from ongpu.guard.tree import Member, Watched
+from ongpu.guard.tree import Member, Watched, end_tree
 from ongpu.machine.nvml import BoundedNvml, Nvml, NvmlDevice, RealNvml, UtilizationByProcess
 
 BURST_S = 10.0
@@ -204,8 +205,8 @@ class Sampler:
         """The last line: how many came before it."""
         self._line("sampler.end", lines=self._n)
 
-    def watch(self, watched: Watched, commands: queue.SimpleQueue[dict[str, object] | None]) -> None:
-        """Sample until the commands end (``None``)."""
+    def watch(self, watched: Watched, commands: queue.SimpleQueue[dict[str, object] | None]) -> bool:
+        """Sample until told to finish; False when the commands ended (``None``) without that."""
         burst_until = self._now() + BURST_S
         thin_at = self._now() + THIN_AFTER_S
         energy_at = 0.0
@@ -222,6 +223,8 @@ class Sampler:
             except queue.Empty:
                 continue
             if command is None:
+                return False
+            if command.get("finish"):
                 break
             if command.get("burst"):
                 burst_until = self._now() + BURST_S
@@ -229,6 +232,7 @@ class Sampler:
         self.tree(watched.look())
         self.sample()
         self.energy()
+        return True
 
 
 def _gist(device: Mapping[str, object]) -> tuple[int, dict[int, int]]:
@@ -267,12 +271,18 @@ def main(*, stdin: BinaryIO, stdout: BinaryIO, baseline_s: float) -> int:
     sampler = Sampler(open_nvml=lambda: BoundedNvml(RealNvml, timeout_s=CALL_TIMEOUT_S), write=write)
     sampler.baseline(baseline_s)
     command = commands.get()
-    if command is not None:
+    if command is not None and not command.get("finish"):
         root, reaper = command.get("watch"), command.get("reaper")
         if not isinstance(root, int) or not isinstance(reaper, int):
             return 2
         mark = str(command.get("mark") or "")
-        sampler.watch(Watched(root=root, reaper=reaper, mark=mark, outside=(os.getpid(),)), commands)
+        watched = Watched(root=root, reaper=reaper, mark=mark, outside=(os.getpid(),))
+        finished = False
+        try:
+            finished = sampler.watch(watched, commands)
+        finally:  # also when the pipe to the supervisor broke
+            if not finished and command.get("end_tree") is True and os.getppid() != reaper:
+                end_tree(watched.look(), grace_s=1.0)
     sampler.end()
     return 0
 

@@ -197,7 +197,7 @@ class _Session:
         self._child_pid = child.pid
         try:
             self._started(child, watched)
-            watcher.tell({"watch": child.pid, "reaper": os.getpid(), "mark": mark})
+            watcher.tell({"watch": child.pid, "reaper": os.getpid(), "mark": mark, "end_tree": True})
             self._until_exit(child, feed, streams, began)
             seconds = time.monotonic() - began
             status, signal_name = _status(child.returncode)

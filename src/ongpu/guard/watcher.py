@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO
 
 import ongpu
-from ongpu.guard.tree import die_with_parent
 
 _START = (
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
@@ -42,8 +41,7 @@ class Watcher:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=die_with_parent(),  # noqa: PLW1509 - one prctl call; no thread runs yet
+            start_new_session=True,  # a signal to our terminal is not for it; it leaves when its stdin ends
         )
         self._errors = b""
         assert self._process.stdout is not None and self._process.stderr is not None
@@ -96,6 +94,7 @@ class Watcher:
     def finish(self) -> None:
         """No more commands: it takes its last readings and leaves."""
         assert self._process.stdin is not None
+        self.tell({"finish": True})
         with contextlib.suppress(OSError):
             self._process.stdin.close()
 
