@@ -230,6 +230,7 @@ def test_scan_ptx_versions_of_known_toolkits() -> None:
     assert str(cuda_of_isa("8.5")) == "12.5"
     assert str(cuda_of_isa("8.8")) == "12.9"
     assert str(cuda_of_isa("9.0")) == "13.0"
+    assert str(cuda_of_isa("9.1")) == "13.1"
     assert cuda_of_isa("10.0") is None
     assert cuda_of_isa("text") is None
 

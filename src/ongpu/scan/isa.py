@@ -1,7 +1,8 @@
 """Which CUDA version first knew a PTX ISA version.
 
-Source: "PTX ISA" of the CUDA documentation, section "Release Notes" (the table of ISA version against CUDA release);
-8.8 and 9.0 were also read from entries written by toolkits 12.9 and 13.0.
+Source: "PTX ISA" of the CUDA documentation, section "Release Notes" (ISA version against CUDA release), as NVIDIA's
+own cuda-python carries it up to 9.1 (``cuda/bindings/utils/_ptx_utils.py``); 8.8 and 9.0 were also read from entries
+that the toolkits 12.9 and 13.0 wrote.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _FIRST_CUDA: Final = {
 def cuda_of_isa(text: str) -> RuntimeVersion | None:
     """The CUDA version a driver must have to compile PTX of this ISA version; ``None`` where it is not known.
 
-    ISA 7.x is CUDA 11.x, and 9.x is CUDA 13.x, minor for minor (9.1 and up: by the same rule, not by a table).
+    ISA 7.x is CUDA 11.x, and 9.x is CUDA 13.x, minor for minor (9.2 and up: by the same rule, not by that table).
     """
     try:
         major, minor = (int(part) for part in text.split("."))
