@@ -11,7 +11,7 @@ from typing import Final
 
 from ongpu.diagnose.model import Facts
 
-# A line is read only if it has one of these (lower case).
+# A line is read only if it has one of these (lower case, every digit as 0).
 FACT_LITERALS: Final = tuple(
     (literal,)
     for literal in (
@@ -37,9 +37,9 @@ FACT_LITERALS: Final = tuple(
         "compute_cap",
         "python version",
         "libcuda reported version",
-        "10de:",
-        ") - (",
-        "wsl2",
+        "00de:",
+        "0) - (0",
+        "wsl0",
         "microsoft-standard",
         "c:\\",
         "win_amd64",
