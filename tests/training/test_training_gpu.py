@@ -53,6 +53,12 @@ def test_a_recorded_step_computes_what_an_eager_one_does(tmp_path: Path, *, prec
     assert recorded == pytest.approx(eager, rel=1e-5 if precision == "float32" else 5e-3)
 
 
+def test_a_recorded_step_may_compute_its_blocks_twice(tmp_path: Path) -> None:
+    plain = train(tmp_path / "plain", cuda_graph="always", packing=True, precision="bfloat16")
+    twice = train(tmp_path / "twice", cuda_graph="always", packing=True, precision="bfloat16", recompute_blocks=True)
+    assert twice == pytest.approx(plain, rel=5e-3)
+
+
 def test_accumulation_inside_a_recorded_step(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", batch_size=6)
     parts = train(tmp_path / "parts", batch_size=2, grad_accumulation_steps=3)

@@ -46,6 +46,21 @@ def alone(model: Any, examples: list[Example]) -> Any:
 LENGTHS = [5, 31, 2, 17, 40, 9, 28, 3, 12]
 
 
+@pytest.mark.process
+def test_blocks_computed_twice_are_really_computed_twice() -> None:
+    model, calls = models.build(SHAPE, seed=3), []
+    model.transformer.h[1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    ids = torch.ones(1, 8, dtype=torch.int64)
+    model.loss_sum(ids, ids).backward()
+    assert len(calls) == 1
+    model.recompute_blocks()
+    model.loss_sum(ids, ids).backward()
+    assert len(calls) == 3
+    with torch.no_grad():
+        model(ids)
+    assert len(calls) == 4
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("chunk_tokens", [0, 7])
 def test_loss_and_gradients_are_those_of_each_record_alone(*, packed: bool, chunk_tokens: int) -> None:

@@ -93,12 +93,14 @@ def test_packed_chunked_and_plain_runs_have_the_same_series(tmp_path: Path) -> N
         "plain": {},
         "packed": {"packing": True},
         "chunked": {"loss_chunk_tokens": 16},
+        "twice": {"recompute_blocks": True},
     }
     for name, changes in ways.items():
         path = config(tmp_path, batch_size=4, max_seq_length=200, **changes)
         assert run("--config", path, "--output", tmp_path / name, "--device", "cpu", "--max_steps", 6) == 0
     assert losses(tmp_path / "packed") == pytest.approx(losses(tmp_path / "plain"), abs=5e-5)
     assert losses(tmp_path / "chunked") == pytest.approx(losses(tmp_path / "plain"), abs=5e-5)
+    assert losses(tmp_path / "twice") == losses(tmp_path / "plain")
 
 
 def test_bfloat16_learns_as_float32_does(tmp_path: Path) -> None:

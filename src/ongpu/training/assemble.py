@@ -27,7 +27,7 @@ from ongpu.training.step import EagerStep, RecordedStep
 
 # settings that change where a run writes or how fast it goes, not the numbers it computes
 _NOT_COMPUTED = frozenset({"output", "device", "dataset", "log_every", "save_every", "keep_checkpoints"}) | frozenset(
-    {"tensorboard", "eval_every", "cuda_graph"}
+    {"tensorboard", "eval_every", "cuda_graph", "recompute_blocks"}
 )
 
 
@@ -154,6 +154,8 @@ def make_job(
         fill=fill,
         pinned=device == "cuda",
     )
+    if policy.recompute.taken:
+        network.recompute_blocks()
     if policy.compile.taken:
         network.compile_blocks()
     way = RecordedStep if policy.cuda_graph.taken else EagerStep

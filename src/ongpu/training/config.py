@@ -58,6 +58,8 @@ class Config:
     """Put the records of a micro-step into one row without filling; each still attends to itself alone."""
     loss_chunk_tokens: int = 0
     """Tokens whose logits exist at once; 0 means all."""
+    recompute_blocks: bool = False
+    """Compute the inside of each block again in the backward pass instead of keeping it: less memory, more time."""
     cuda_graph: str = "auto"
     """``auto``, ``always`` or ``never``: record a step once and replay it. The arithmetic stays the same."""
     compile: str = "never"

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ongpu.training import weights
 from ongpu.training.attention import Layout, attend
-from ongpu.training.layers import Embedding, NotOfThisShapeError
+from ongpu.training.layers import Embedding, NotOfThisShapeError, through
 from ongpu.training.loss import head_loss
 
 
@@ -148,13 +148,14 @@ class Transformer(nn.Module):
         self.wpe = Embedding(shape.context_length, shape.width)
         self.h = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.ln_f = nn.LayerNorm(shape.width, eps=LAYER_NORM_EPSILON)
+        self.recompute = False
 
     def forward(self, ids: Any, layout: Layout | None) -> Any:
         """Token ids (rows, tokens) to vectors (rows, tokens, width)."""
         positions = torch.arange(ids.shape[1], device=ids.device) if layout is None else layout.positions
         x = self.wte(ids) + self.wpe(positions)
         for block in self.h:
-            x = block(x, layout)
+            x = through(block, x, layout, recompute=self.recompute)
         return self.ln_f(x)
 
 
@@ -179,6 +180,10 @@ class GPT2(nn.Module):
         """The cross-entropy in nats, summed over the labels that are not ``IGNORED``."""
         hidden = self.transformer(ids, layout)
         return head_loss(hidden, self.transformer.wte.weight, labels, chunk_tokens=chunk_tokens)
+
+    def recompute_blocks(self) -> None:
+        """Keep nothing inside a block for the backward pass; compute it again there."""
+        self.transformer.recompute = True
 
     def compile_blocks(self) -> None:
         """Let ``torch.compile`` make each block's kernels, once for all blocks."""

@@ -23,3 +23,13 @@ class Embedding(nn.Module):
     def forward(self, ids: Any) -> Any:
         """The vectors of ``ids``."""
         return functional.embedding(ids, self.weight)
+
+
+def through(block: Any, x: Any, *rest: Any, recompute: bool) -> Any:
+    """``block(x, *rest)``; with ``recompute`` its inside is computed again in the backward pass instead of kept."""
+    if not (recompute and torch.is_grad_enabled()):
+        return block(x, *rest)
+    from torch.utils.checkpoint import checkpoint  # noqa: PLC0415 - only runs that ask for it pay its import
+
+    # our blocks draw no random numbers, so there is no random state to put back
+    return checkpoint(block, x, *rest, use_reentrant=False, preserve_rng_state=False)

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ongpu.training import weights
 from ongpu.training.attention import Layout, attend
-from ongpu.training.layers import Embedding, NotOfThisShapeError
+from ongpu.training.layers import Embedding, NotOfThisShapeError, through
 from ongpu.training.loss import head_loss
 
 FAMILY: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -122,9 +122,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Any) -> Any:
         """The same shape and type as ``x``."""
-        wide = x.float()
-        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.epsilon)
-        return self.weight * scaled.to(x.dtype)
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
 
 
 class Linear(nn.Module):
@@ -205,6 +203,7 @@ class Body(nn.Module):
         self.embed_tokens = Embedding(shape.vocab_size, shape.width)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = Norm(shape.width, shape.epsilon)
+        self.recompute = False
 
     def forward(self, ids: Any, layout: Layout | None) -> Any:
         """Token ids (rows, tokens) to vectors (rows, tokens, width)."""
@@ -213,7 +212,7 @@ class Body(nn.Module):
         turns = angles.cos()[:, None, :], angles.sin()[:, None, :]
         x = self.embed_tokens(ids)
         for block in self.layers:
-            x = block(x, turns, layout)
+            x = through(block, x, turns, layout, recompute=self.recompute)
         return self.norm(x)
 
 
@@ -244,6 +243,10 @@ class Llama(nn.Module):
     def loss_sum(self, ids: Any, labels: Any, layout: Layout | None = None, *, chunk_tokens: int = 0) -> Any:
         """The cross-entropy in nats, summed over the labels that are not ``IGNORED``."""
         return head_loss(self.model(ids, layout), self.head, labels, chunk_tokens=chunk_tokens)
+
+    def recompute_blocks(self) -> None:
+        """Keep nothing inside a block for the backward pass; compute it again there."""
+        self.model.recompute = True
 
     def compile_blocks(self) -> None:
         """Let ``torch.compile`` make each block's kernels, once for all blocks."""

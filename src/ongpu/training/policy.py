@@ -36,11 +36,12 @@ class Policy:
     compile: Choice
     packing: Choice
     loss_chunks: Choice
+    recompute: Choice
 
     @property
     def choices(self) -> tuple[Choice, ...]:
         """All of them, in the order in which they are printed."""
-        return (self.packing, self.loss_chunks, self.cuda_graph, self.compile)
+        return (self.packing, self.loss_chunks, self.recompute, self.cuda_graph, self.compile)
 
 
 def choose(config: Config, *, device: str, native: bool) -> Policy:
@@ -48,19 +49,21 @@ def choose(config: Config, *, device: str, native: bool) -> Policy:
     return Policy(
         cuda_graph=_cuda_graph(config, device=device, native=native),
         compile=_compile(config, device=device, native=native),
-        packing=Choice(
-            what="packing",
-            taken=config.packing and native,
-            reason="the configuration says so" if native else "a model of transformers gets one record a row",
+        packing=_asked("packing", wanted=config.packing, otherwise="one record a row", native=native),
+        loss_chunks=_asked(
+            "loss in chunks", wanted=config.loss_chunk_tokens > 0, otherwise="all its logits at once", native=native
         ),
-        loss_chunks=Choice(
-            what="loss in chunks",
-            taken=config.loss_chunk_tokens > 0 and native,
-            reason=f"loss_chunk_tokens is {config.loss_chunk_tokens}"
-            if native
-            else "a model of transformers makes all its logits",
+        recompute=_asked(
+            "blocks computed twice", wanted=config.recompute_blocks, otherwise="kept activations", native=native
         ),
     )
+
+
+def _asked(what: str, *, wanted: bool, otherwise: str, native: bool) -> Choice:
+    if not wanted:
+        return Choice(what=what, taken=False, reason="the configuration does not ask for it")
+    reason = "the configuration asks for it" if native else f"a model of transformers gets {otherwise}"
+    return Choice(what=what, taken=native, reason=reason)
 
 
 def _cuda_graph(config: Config, *, device: str, native: bool) -> Choice:
