@@ -316,6 +316,13 @@ def test_doctor_mixed_and_missing_cuda_libraries() -> None:
     assert not [one for one in ask(on_windows, holds, CODE_130).findings if one.weight is Weight.WARNS]
 
 
+@pytest.mark.parametrize("version", ["unknown", "2.7.18", "3.11.7", "3.14.0rc2"])
+def test_doctor_answers_whatever_the_python(version: str) -> None:
+    python = PythonInstall(path="/env/bin/python", version=version)
+    report = ask(machine("RTX 5090"), environment("2.14.1+cu130", python=python), CODE_130)
+    assert report.outcome is Outcome.PROVEN
+
+
 def test_doctor_two_torches() -> None:
     code = replace(CODE_130, torch_folders=("/env/site/torch", "/usr/lib/site/torch"))
     report = ask(machine("RTX 5090"), environment("2.14.1+cu130"), code)

@@ -68,6 +68,19 @@ def test_scan_missing_files_and_records_are_named(tmp_path: Path) -> None:
     assert {package.name for package in report.packages if package.binaries} == {UNOWNED}
 
 
+def test_scan_editable_install_is_followed_to_its_source(tmp_path: Path) -> None:
+    site, source = tmp_path / "site", tmp_path / "a source"
+    source.mkdir()
+    (source / "_C.so").write_bytes(read("library.so"))
+    (source / "build").mkdir()
+    (source / "build" / "old.so").write_bytes(read("library.so") + b"x")
+    install(site, "mine", {"__editable__.mine.pth": b""})
+    url = {"url": source.as_uri(), "dir_info": {"editable": True}}
+    (site / "mine-1.0.dist-info" / "direct_url.json").write_text(json.dumps(url))
+    found = [one.path for package in scan_paths([site]).packages for one in package.binaries]
+    assert found == [str(source / "_C.so")]
+
+
 def test_scan_only_named_packages(tmp_path: Path) -> None:
     install(tmp_path, "Flash_Attn", {"a.so": read("library.so")})
     install(tmp_path, "other", {"b.so": read("library.so")})
@@ -170,6 +183,12 @@ def test_scan_torch_with_and_without_code(tmp_path: Path) -> None:
     assert (lacks.fit, lacks.verdict, lacks.cause) == (Fit.NONE, CodeVerdict.NONE, Cause.WHEEL_NO_ARCH)
     assert lacks.without == ("libtorch_cuda.so",)
     assert "sm_80, sm_86" in lacks.reason
+
+
+def test_scan_torch_of_conda_keeps_its_libraries_in_the_prefix(tmp_path: Path) -> None:
+    folder = torch_folder(tmp_path / "lib" / "python3.12" / "site-packages", cuda="12.9", libraries={})
+    (tmp_path / "lib" / "libtorch_cuda.so").write_bytes(read("library.so"))
+    assert torch_coverage(folder, A100).verdict is CodeVerdict.NATIVE
 
 
 def test_scan_cpu_only_torch_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from ongpu.catalog import Catalog
 from ongpu.doctor.machine_rules import machine_findings, variable_findings
 from ongpu.doctor.package_rules import extension_findings, library_findings, packages_for
 from ongpu.doctor.report import DeviceReport, DoctorReport, Finding, InstalledCode, Weight
-from ongpu.doctor.torch_rules import Advice, code_findings, driver_serves, torch_code, torch_presence
+from ongpu.doctor.torch_rules import Advice, code_findings, driver_serves, known_python, torch_code, torch_presence
 from ongpu.domain.build import Decision
 from ongpu.domain.coverage import CodeVerdict
 from ongpu.domain.environment import Environment
@@ -112,11 +112,7 @@ def _decide(machine: Machine, environment: Environment, *, catalog: Catalog) -> 
     """What would fit this machine, with the environment's own Python where a build serves it."""
     if not machine.devices:
         return None
-    version = environment.python.version
-    tag = None
-    if version != "unknown":
-        tag = ".".join(version.split(".")[:2]) + ("t" if environment.python.free_threaded else "")
-    return plan(machine, catalog=catalog, request=Request(python=tag))
+    return plan(machine, catalog=catalog, request=Request(python=known_python(environment)))
 
 
 def _environment_findings(environment: Environment, code: InstalledCode) -> list[Finding]:

@@ -13,6 +13,7 @@ from ongpu.domain.coverage import CodeVerdict, TorchCoverage
 from ongpu.domain.environment import Environment, InstalledTorch
 from ongpu.domain.machine import Device, Machine
 from ongpu.domain.verdict import Cause
+from ongpu.errors import UsageError
 from ongpu.plan.build_axes import judge
 from ongpu.plan.facts import gather
 from ongpu.plan.request import Request, python_tag
@@ -75,7 +76,7 @@ def driver_serves(
     torch = environment.torch
     if torch is None or torch.runtime is None or torch.cpu_only:
         return
-    facts = gather(machine, catalog=catalog, request=Request(python=_python(environment)))
+    facts = gather(machine, catalog=catalog, request=Request(python=known_python(environment)))
     build = _as_build(torch, machine, coverages)
     candidate = judge(build, facts, catalog=catalog, request=Request(channel="any"), requirement=None)
     axis = candidate.axis("driver")
@@ -107,7 +108,7 @@ def torch_code(
     machine: Machine, environment: Environment, code: InstalledCode, devices: Sequence[Device], *, catalog: Catalog
 ) -> tuple[tuple[DeviceReport, ...], tuple[TorchCoverage, ...]]:
     """How torch's files meet each visible GPU."""
-    facts = gather(machine, catalog=catalog, request=Request(python=_python(environment)))
+    facts = gather(machine, catalog=catalog, request=Request(python=known_python(environment)))
     capability = {one.index: one.capability for one in facts.devices}
     torch = environment.torch
     reports: list[DeviceReport] = []
@@ -209,8 +210,9 @@ def _as_build(torch: InstalledTorch, machine: Machine, coverages: Sequence[Torch
     )
 
 
-def _python(environment: Environment) -> str | None:
-    version = environment.python.version
-    if version == "unknown":
+def known_python(environment: Environment) -> str | None:
+    """The environment's Python as the planner writes it; ``None`` where no build was ever made for such a version."""
+    try:
+        return python_tag(environment.python.version, free_threaded=environment.python.free_threaded)
+    except UsageError:
         return None
-    return python_tag(version, free_threaded=environment.python.free_threaded)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from ongpu.domain.coverage import BinaryCoverage, PackageCoverage, ScanReport
 from ongpu.errors import UsageError
@@ -20,6 +21,8 @@ from ongpu.scan.tally import Tally
 
 UNOWNED: Final = "(no package)"
 _METADATA_LINES: Final = 60
+_BUILT_IN_PLACE: Final = frozenset({".so", ".pyd", ".dll", ".cubin", ".fatbin", ".ptx"})
+_NOT_THE_PACKAGE: Final = frozenset({"__pycache__", ".git", "build", "node_modules", ".venv", ".venv-gpu", "venv"})
 _MAGIC_BYTES: Final = 8
 _MAGICS: Final = (b"\x7fELF", b"MZ", b"!<arch>\n", b"!<thin>\n", b"\x50\xed\x55\xba")
 
@@ -154,7 +157,28 @@ def _read_record(folder: Path, entry: str, problems: list[str]) -> _Owner:
                 owner.files[folder / row[0]] = row[1] if len(row) > 1 and row[1] else None
     except csv.Error as error:
         problems.append(f"{owner.name}: RECORD in {folder / entry} is broken: {error}")
+    owner.files.update(dict.fromkeys(_editable_files(folder / entry)))
     return owner
+
+
+def _editable_files(dist_info: Path) -> Iterator[Path]:
+    """The binaries built in place of a package that was installed with ``-e`` (PEP 660): RECORD names none of them."""
+    try:
+        direct = json.loads((dist_info / "direct_url.json").read_text(encoding="utf-8", errors="replace"))
+        if not direct["dir_info"]["editable"] or not direct["url"].startswith("file:"):
+            return
+        source = _local(direct["url"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    for path in _walk(source, skip=_NOT_THE_PACKAGE):
+        if path.suffix in _BUILT_IN_PLACE:
+            yield path
+
+
+def _local(url: str) -> Path:
+    # urllib.request has this function, and loads the whole of HTTP with it.
+    path = unquote(urlsplit(url).path)
+    return Path(path.removeprefix("/") if os.name == "nt" else path)
 
 
 def _metadata_name(dist_info: Path) -> str | None:
@@ -180,9 +204,9 @@ def _read_conda(prefix: Path, path: Path, problems: list[str]) -> _Owner | None:
     return owner
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, *, skip: frozenset[str] = frozenset({"__pycache__"})) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
-        folders[:] = sorted(one for one in folders if one != "__pycache__" and not one.endswith(".dist-info"))
+        folders[:] = sorted(one for one in folders if one not in skip and not one.endswith(".dist-info"))
         for name in sorted(files):
             if may_have_code(name):
                 yield Path(root) / name

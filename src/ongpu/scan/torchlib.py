@@ -16,8 +16,10 @@ from ongpu.scan.judge import judge_binary
 _VERSION: Final = re.compile(r"^__version__(?:\s*:[^=]*)?\s*=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
 _CUDA: Final = re.compile(r"^cuda(?:\s*:[^=]*)?\s*=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
 _HIP: Final = re.compile(r"^hip(?:\s*:[^=]*)?\s*=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
+# .../lib/python3.12/site-packages/torch: the third parent is the folder conda links libraries into.
+_PREFIX_DEPTH: Final = 3
 _MAIN: Final = re.compile(r"(lib)?torch_cuda(_cu|_cpp)?\.(so|dll)")
-_LIBRARIES: Final = re.compile(r"(lib)?(torch_cuda\w*|torch_nvshmem|c10_cuda)\.(so|dll)")
+_LIBRARIES: Final = re.compile(r"(lib)?(torch_cuda\w*|torch_nvshmem)\.(so|dll)")
 
 
 def read_torch_version(torch_dir: Path) -> tuple[str | None, str | None, str | None]:
@@ -32,8 +34,20 @@ def read_torch_version(torch_dir: Path) -> tuple[str | None, str | None, str | N
 
 
 def scan_torch(torch_dir: Path) -> tuple[BinaryCoverage, ...]:
-    """torch's own CUDA libraries, by their fat-binary sections, which is where all of its kernels are."""
-    paths = sorted(path for path in (torch_dir / "lib").glob("*") if _LIBRARIES.fullmatch(path.name))
+    """torch's own CUDA libraries, by their fat-binary sections, which is where all of its kernels are.
+
+    Wheels keep them in ``torch/lib``; conda may keep them in the environment's own ``lib`` (on Windows,
+    ``Library/bin``).
+    """
+    folders = [torch_dir / "lib"]
+    if len(torch_dir.parents) > _PREFIX_DEPTH:
+        folders += [torch_dir.parents[2], torch_dir.parents[2] / "Library" / "bin"]
+    for folder in folders:
+        paths = sorted(path for path in folder.glob("*torch_*") if _LIBRARIES.fullmatch(path.name))
+        if any(_MAIN.fullmatch(path.name) for path in paths):
+            break
+    else:
+        paths = []
     return tuple(scan_file(path, deep=False) for path in paths)
 
 
