@@ -60,6 +60,7 @@ class RoleReadings:
     interrupted: bool = False
     stopped_reason: str | None = None
     baseline: dict[str, BaselineDevice] = field(default_factory=dict)
+    bare_uuids: dict[str, str] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     energy: dict[str, list[tuple[int, float, int]]] = field(default_factory=dict)
     sm_used: dict[tuple[int, str], list[int]] = field(default_factory=dict)
@@ -76,8 +77,7 @@ class RoleReadings:
 
     def known(self, uuid: str) -> str:
         """The device's UUID as NVML writes it: torch gives the bytes of a part of a split GPU without its ``MIG-``."""
-        bare = uuid.partition("-")[2]
-        return next((one for one in self.baseline if one.partition("-")[2] == bare), uuid)
+        return uuid if uuid in self.baseline else self.bare_uuids.get(uuid.partition("-")[2], uuid)
 
     @property
     def sampler_problem(self) -> str | None:
@@ -208,6 +208,7 @@ def _take_of_role(role: RoleReadings, one: Observation) -> None:
             for each in listed(data, "devices", one):
                 device = _baseline_device(mapping(each, one), one)
                 role.baseline[device.uuid] = device
+                role.bare_uuids[device.uuid.partition("-")[2]] = device.uuid
         case "nvml.sample":
             rows = [mapping(each, one) for each in listed(data, "devices", one)]
             devices = {text(row, "uuid", one): _device_sample(row, one) for row in rows}

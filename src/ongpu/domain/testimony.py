@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ongpu.domain.hook_readings import HookSource
+from ongpu.domain.hook_readings import HookSource, StepSample
 from ongpu.domain.readings import DeviceSample, RoleReadings
 from ongpu.domain.verdict import Witness, WitnessState
 
@@ -139,8 +139,11 @@ def _lacks(source: HookSource) -> str | None:
         return f"{source.label} ran torch for ROCm: its devices are not NVIDIA's"
     if end.steps != sum(one.steps for one in end.optimizers):
         return f"{source.label} counts its steps two ways"
+    by_optimizer: dict[int, list[StepSample]] = {}
+    for sample in source.samples:
+        by_optimizer.setdefault(sample.optimizer, []).append(sample)
     for one in end.optimizers:
-        samples = [sample for sample in source.samples if sample.optimizer == one.optimizer]
+        samples = by_optimizer.get(one.optimizer, [])
         first = any(sample.optimizer_step == 1 and not sample.final for sample in samples)
         if not first or one.last_step != one.steps:
             return f"{source.label}: the first or the last step of optimizer {one.optimizer} was not seen"
@@ -164,9 +167,9 @@ def _ranks(stepping: Sequence[HookSource]) -> str | None:
     sizes = {source.world_size for source in stepping if (source.world_size or 1) > 1}
     for size in sorted(size for size in sizes if size is not None):
         said = {source.rank for source in stepping if source.world_size == size}
-        missing = [rank for rank in range(min(size, 65536)) if rank not in said]
-        if missing:
-            return f"rank {missing[0]} of {size} said nothing"
+        missing = next((rank for rank in range(size) if rank not in said), None)
+        if missing is not None:
+            return f"rank {missing} of {size} said nothing"
     return None
 
 
