@@ -260,6 +260,15 @@ def test_companions_pair_with_the_release_and_end_where_they_ended() -> None:
     assert "torchvision==0.24.1" in older.command
 
 
+def test_a_gpu_no_wheel_has_code_for_is_that_cause_whatever_else_is_wrong() -> None:
+    """An old Python and a nightly asked for do not hide that no build of the platform has code for a K80."""
+    machine = described(catalog=CATALOG, gpus=["K80"], arch="aarch64", driver="450.80.02", python="3.8", os="linux")
+    decision = decide(machine, channel="nightly")
+    assert decision.cause is Cause.WHEEL_NO_ARCH
+    assert decision.decision is DecisionKind.SOURCE
+    assert any("python3.9 -m venv" in line for line in decision.recipe)
+
+
 def test_a_recipe_is_written_where_no_wheel_has_code() -> None:
     machine = described(catalog=CATALOG, gpus=["T4"], arch="aarch64", driver="580.95.05", os="linux")
     decision = decide(machine)

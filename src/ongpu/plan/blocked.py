@@ -9,7 +9,7 @@ from ongpu.domain.verdict import Cause
 from ongpu.plan.build_axes import Candidate
 from ongpu.plan.facts import Facts
 from ongpu.plan.pick import MACHINE_FACTS, choose
-from ongpu.plan.request import Requirement, version
+from ongpu.plan.request import Requirement, nearest_python, version
 
 _HARD = frozenset({"coverage", "driver"})
 _SHOWN = 4
@@ -47,7 +47,8 @@ def find_block(
     uncovered = all("coverage" in one.refusals() for one in judged if one.build.targets)
     step = openings[0][2] if openings else f"{closest.axis(_first_refusal(closest)).reason}."
     return Block(
-        cause=_cause(wished, changes),
+        # Where no build of the platform has code, no other change comes near: that is the cause.
+        cause=Cause.WHEEL_NO_ARCH if uncovered and not changes else _cause(wished, changes),
         closest=closest,
         next_step=f"{step[0].upper()}{step[1:]}",
         openings=tuple((label, step) for _, label, step in openings),
@@ -95,7 +96,7 @@ def _change(axis: str, best: Candidate, facts: Facts) -> str:
     label = best.build.label
     match axis:
         case "python":
-            python = _nearest(facts.python, best.build.pythons)
+            python = nearest_python(facts.python, best.build.pythons)
             return f"use Python {python} instead of {facts.python}: {label} then fits"
         case "glibc":
             return f"use a newer system or a container ({best.axis('glibc').reason}): {label} then fits"
@@ -105,13 +106,6 @@ def _change(axis: str, best: Candidate, facts: Facts) -> str:
             return f"drop the requirement on torch: {label} fits"
         case _:
             return f"allow nightly builds with --channel any: only {label} fits"
-
-
-def _nearest(wanted: str, pythons: tuple[str, ...]) -> str:
-    """The Python of a build that is closest to the one at hand, ordinary builds before free-threaded ones."""
-    minor = int(wanted.removesuffix("t").split(".")[1])
-    ordinary = [one for one in pythons if not one.endswith("t")] or list(pythons)
-    return min(ordinary, key=lambda one: abs(int(one.removesuffix("t").split(".")[1]) - minor))
 
 
 def _refused(pool: list[Candidate]) -> tuple[tuple[str, str], ...]:

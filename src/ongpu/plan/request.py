@@ -111,3 +111,10 @@ def index_url(build: TorchBuild) -> str | None:
     if build.pypi_default:
         return None
     return f"{INDEX}/nightly/{build.cuda_tag}" if build.channel == "nightly" else f"{INDEX}/{build.cuda_tag}"
+
+
+def nearest_python(wanted: str, pythons: tuple[str, ...]) -> str:
+    """The Python of a build that is closest to the one at hand, ordinary builds before free-threaded ones."""
+    minor = int(wanted.removesuffix("t").split(".")[1])
+    ordinary = [one for one in pythons if not one.endswith("t")] or list(pythons)
+    return min(ordinary, key=lambda one: abs(int(one.removesuffix("t").split(".")[1]) - minor))

@@ -6,7 +6,7 @@ from ongpu.catalog import Catalog
 from ongpu.domain.arch import Fit, best_fit
 from ongpu.domain.build import TorchBuild
 from ongpu.plan.facts import Facts
-from ongpu.plan.request import version
+from ongpu.plan.request import nearest_python, version
 
 
 def model_build(facts: Facts, *, catalog: Catalog) -> TorchBuild | None:
@@ -33,7 +33,8 @@ def recipe(facts: Facts, *, catalog: Catalog) -> tuple[str, ...]:
         return ()
     toolkit, torch = model.runtime, model.torch
     archs = ";".join(str(one) for one in sorted(facts.capabilities))
-    python = facts.python.removesuffix("t")
+    python = facts.python if facts.python in model.pythons else nearest_python(facts.python, model.pythons)
+    python = python.removesuffix("t")
     return (
         "#!/bin/sh",
         f"# Published for {model.os} on {model.arch} as {model.label}, not for this machine.",
