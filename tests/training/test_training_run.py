@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ongpu.training import checkpoint
 from ongpu.training.main import main
@@ -219,6 +221,29 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, capsy
     assert json.loads((out / "run.json").read_text())["state"] == "failed"
 
 
+def test_a_late_warning_about_an_unsupported_gpu_ends_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "NVIDIA GeForce RTX 5090 with CUDA capability sm_120 is not compatible with the current PyTorch installation."
+    )
+
+    def warn(*_: object) -> None:
+        warnings.warn(text, stacklevel=1)
+
+    handle = register_optimizer_step_post_hook(warn)
+    try:
+        with pytest.warns(UserWarning, match="sm_120"):
+            assert run("--config", config(tmp_path), "--output", tmp_path / "out", "--device", "cpu") == 3
+    finally:
+        handle.remove()
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        f"error [wheel-no-arch]: torch warns that it does not support the GPU: {text}",
+        f"  | {text}",
+    ]
+    assert not (tmp_path / "out/model.safetensors").exists()
+
+
 def test_a_local_folder_is_trained_through_transformers_with_the_same_numbers(tmp_path: Path) -> None:
     path, ours, theirs = config(tmp_path), tmp_path / "ours", tmp_path / "theirs"
     assert run("--config", path, "--output", ours, "--device", "cpu", "--max_steps", 2) == 0
@@ -294,6 +319,15 @@ def test_two_runs_cannot_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Another run is writing to" in capsys.readouterr().err
     first.close()
     assert run("--config", path, "--output", out, "--device", "cpu", "--max_steps", 1) == 0
+
+
+def test_more_than_one_process_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run("--config", config(tmp_path), "--output", tmp_path / "out", "--device", "cpu") == 2
+    assert "asks for 2 processes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_lines_can_be_skipped_with_a_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,12 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     names = ("output", "dataset", "device", "max_steps", "seed", "on_bad_record")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     config = configuration.override(config, given)
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if ranks not in {"", "1"}:
+        raise UsageError(
+            f"A launcher asks for {ranks} processes (WORLD_SIZE), and this pipeline trains in one, on one GPU.",
+            next_step="Start it without torchrun, or unset WORLD_SIZE.",
+        )
     asked = _Asked(resume=options.resume, explain=options.explain)
     folder = RunFolder.claim(Path(config.output), resume=options.resume)
     try:
