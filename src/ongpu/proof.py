@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ongpu.domain.plain import plain
 from ongpu.domain.verdict import Verdict
 from ongpu.domain.witness import Observation
-from ongpu.errors import DoorError, WorkError
+from ongpu.errors import DoorError, UsageError, WorkError
 from ongpu.evidence.journal import Journal
 from ongpu.evidence.recompute import recompute
 from ongpu.evidence.redact import Identity, Redactor, redact_file
@@ -26,6 +27,7 @@ from ongpu.evidence.seal import new_start, seal
 from ongpu.guard.session import GuardEvent, GuardResult, GuardSettings, run_guarded
 from ongpu.machine.clock import Clock
 from ongpu.machine.host import Host
+from ongpu.machine.interrupts import Interrupts
 from ongpu.machine.nvml import Nvml
 from ongpu.machine.process import Processes
 from ongpu.machine.smi import nvidia_smi_text, read_nvml, render
@@ -64,6 +66,7 @@ class Doors:
     clock: Clock
     cwd: Path
     pages: Pages
+    interrupts: Interrupts = field(default_factory=Interrupts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,28 @@ class Sealed:
 
     folder: Path
     verdict: Verdict
+
+
+def check_command(command: Sequence[str], *, path: str | None, example: str) -> None:
+    """Refuse a command that cannot be started, before anything is made for it.
+
+    :param path: the ``PATH`` it is to be looked up on.
+    :param example: how such a command is typed, for the next step.
+    :raises UsageError: there is none of that name, or the name is of a file that cannot be run.
+    """
+    name = command[0] if command else ""
+    if not name.strip():
+        raise UsageError("There is no command to run.", next_step=f"Type it after --: {example}")
+    if shutil.which(name, path=path) is not None:
+        return
+    found = Path(name)
+    if found.is_dir():
+        reason, step = "is a folder", "Name the program in it that trains."
+    elif found.is_file() and ("/" in name or "\\" in name):
+        reason, step = "may not be executed", f"Make it executable (chmod +x {name}), or name its interpreter first."
+    else:
+        reason, step = "is no command that can be started here", f"Check its spelling, or give its path: {example}"
+    raise UsageError(f"{name!r} {reason}.", next_step=step)
 
 
 def redactor_for(doors: Doors, *, pseudonymous: bool) -> Redactor:
@@ -148,8 +173,9 @@ class Bundle:
         return cls(journal=journal, redactor=redactor, doors=doors, start=start)
 
     def record(self, kind: str, data: Mapping[str, object]) -> int:
-        """Append one observation; returns its ``seq``."""
-        return self._journal.record(kind, data)
+        """Append one observation; returns its ``seq``. An interrupt waits until the whole line is written."""
+        with self._doors.interrupts.held():
+            return self._journal.record(kind, data)
 
     def value(self, kind: str, value: object) -> int:
         """Append a value of ours as one observation."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ongpu import __version__, probe
 from ongpu.domain.verdict import Outcome, Verdict
-from ongpu.errors import UsageError
+from ongpu.errors import InterruptedRunError, OngpuError, UsageError
 from ongpu.evidence.journal import free_sibling
 from ongpu.guard.session import GuardResult, GuardSettings
-from ongpu.proof import LOG_FILE, Bundle, Doors, Start, redactor_for
+from ongpu.proof import LOG_FILE, Bundle, Doors, Sealed, Start, check_command, redactor_for
 
 _DEFAULT_BUNDLE = Path("ongpu_runs/run")
 
@@ -30,20 +30,26 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """How it ended. ``status`` is the command's own."""
+    """How it ended. ``status`` is the command's own; ``interrupted`` by the user, ``stopped`` by us, and why."""
 
     verdict: Verdict
     bundle: str
     status: int
     stopped: str | None
+    interrupted: bool = False
 
     @property
     def exit_status(self) -> int:
-        """The command's own status where that is not 0; else 0 proven, 1 refuted, 3 unknown or stopped by us."""
+        """The command's own status where that is not 0; else 130 interrupted, 0 proven, 1 refuted, 3 unknown.
+
+        Stopped by us is 3 whatever the command answered to that.
+        """
         if self.stopped is not None:
             return 3
         if self.status != 0:
             return self.status
+        if self.interrupted:
+            return InterruptedRunError.exit_status
         return {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}[self.verdict.outcome]
 
 
@@ -53,14 +59,16 @@ def prove_run(
     """Run the command under guard and seal what was observed.
 
     :raises UsageError: there is no command, it cannot be started, or the folder is taken.
+    :raises WorkError: the evidence could not be written.
+    :raises InterruptedRunError: interrupted before the command began; afterwards the report says so.
     """
     environment = dict(doors.host.environment())
-    if not request.command:
-        raise UsageError("There is no command to run.", next_step="Type it after --: ongpu run -- python train.py")
-    if shutil.which(request.command[0], path=environment.get("PATH")) is None:
+    check_command(request.command, path=environment.get("PATH"), example="ongpu run -- python train.py")
+    if request.expect_gpu is not None and not request.expect_gpu.strip():
+        raise UsageError("--expect-gpu is empty.", next_step="Name a GPU model, for example --expect-gpu 'RTX 5090'.")
+    if request.fail_fast_s is not None and not request.fail_fast_s > 0:
         raise UsageError(
-            f"{request.command[0]!r} is no command that can be started here.",
-            next_step="Check its spelling, or give its path: ongpu run -- ./train.sh",
+            f"--fail-fast {request.fail_fast_s:g} is no time to wait.", next_step="Give seconds, for example 60."
         )
     folder = doors.cwd / request.evidence if request.evidence else free_sibling(doors.cwd / _DEFAULT_BUNDLE)
     start = Start(
@@ -72,9 +80,6 @@ def prove_run(
         tool_version=__version__,
     )
     redactor = redactor_for(doors, pseudonymous=request.pseudonymous)
-    bundle = Bundle.open(folder, start=start, doors=doors, redactor=redactor)
-    machine = probe.probe(nvml=doors.nvml, processes=doors.processes, host=doors.host, list_pythons=False)
-    bundle.value("machine", machine)
     settings = GuardSettings(
         role="train",
         environment=environment,
@@ -82,10 +87,43 @@ def prove_run(
         log_path=folder / LOG_FILE,
         fail_fast_s=request.fail_fast_s,
     )
-    result = bundle.guarded(request.command, settings=settings, console=console, console_err=console_err)
+    # Interrupts act while the command runs, and wait while the bundle is made and closed.
+    with doors.interrupts as interrupts, interrupts.held():
+        bundle = Bundle.open(folder, start=start, doors=doors, redactor=redactor)
+        result: GuardResult | None = None
+        try:
+            with interrupts.released():
+                machine = probe.probe(nvml=doors.nvml, processes=doors.processes, host=doors.host, list_pythons=False)
+                bundle.value("machine", machine)
+                result = bundle.guarded(request.command, settings=settings, console=console, console_err=console_err)
+        except KeyboardInterrupt:
+            sealed = _seal(bundle, doors, end="interrupted")
+            raise InterruptedRunError(
+                "Interrupted before the command had ended." if result is None else "Interrupted.",
+                next_step=f"What was observed is sealed in {sealed.folder}; run it again for a new bundle.",
+            ) from None
+        except BaseException:
+            with contextlib.suppress(OngpuError):  # the first error is the one to tell
+                _seal(bundle, doors, end="failed")
+            raise
+        sealed = _seal(bundle, doors, end=_end(result))
+        if interrupts.waiting:
+            raise InterruptedRunError(
+                "Interrupted while the evidence was sealed.",
+                next_step=f"It is complete: ongpu evidence check {sealed.folder}",
+            )
+    return RunReport(
+        verdict=sealed.verdict,
+        bundle=str(sealed.folder),
+        status=result.status,
+        stopped=result.stopped,
+        interrupted=result.interrupted,
+    )
+
+
+def _seal(bundle: Bundle, doors: Doors, *, end: str) -> Sealed:
     bundle.text("env_info.txt", doors.pages.env_info(bundle.observations()))
-    sealed = bundle.close(end=_end(result))
-    return RunReport(verdict=sealed.verdict, bundle=str(sealed.folder), status=result.status, stopped=result.stopped)
+    return bundle.close(end=end)
 
 
 def _end(result: GuardResult) -> str:

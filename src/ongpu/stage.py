@@ -11,11 +11,15 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ongpu.errors import UsageError, WorkError
 
 _PACKAGE = Path(__file__).resolve().parent
 _ROOMS = ("domain", "training")
@@ -30,11 +34,25 @@ class Staged:
     sha256: str
 
 
-def stage_training(into: Path) -> Staged:
-    """Copy ``ongpu.training`` and what it may import into the new folder ``into``.
+@contextlib.contextmanager
+def staged_training() -> Iterator[Staged]:
+    """The reference training in a temporary folder of its own, gone at the end.
 
-    Raises :class:`OSError` where the folder cannot be written.
+    :raises WorkError: that folder cannot be made or written.
     """
+    with contextlib.ExitStack() as stack:
+        try:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="ongpu-train-"))
+            staged = _stage(Path(scratch) / "staged")
+        except OSError as error:
+            raise WorkError(
+                f"The training could not be laid out in a temporary folder: {error.strerror or error}.",
+                next_step="Make room in it, or name another one in the variable TMPDIR.",
+            ) from error
+        yield staged
+
+
+def _stage(into: Path) -> Staged:
     package = into / "ongpu"
     package.mkdir(parents=True)
     for name in _MODULES:
@@ -51,14 +69,29 @@ def stage_training(into: Path) -> Staged:
 def run_staged_training(python: Path, options: Sequence[str], *, environment: Mapping[str, str]) -> int:
     """Run the reference training by another Python, its streams being ours; returns its exit status.
 
-    An interrupt reaches both: the training writes its checkpoint and leaves, and is waited for here.
+    An interrupt is handed on once each time: the training writes its checkpoint and leaves, and is waited for here.
+
+    :raises UsageError: that Python cannot be started.
+    :raises WorkError: there is no room to lay the training out.
     """
-    with tempfile.TemporaryDirectory(prefix="ongpu-train-") as scratch:
-        staged = stage_training(Path(scratch) / "staged")
+    with staged_training() as staged:
         joined = os.pathsep.join(filter(None, (str(staged.path), environment.get("PYTHONPATH"))))
         argv = [str(python), "-m", "ongpu.training", *options]
-        with subprocess.Popen(argv, env={**environment, "PYTHONPATH": joined}) as child:
+        try:
+            # In a session of its own a terminal's Ctrl-C does not reach it a second time, past us.
+            child = subprocess.Popen(
+                argv, env={**environment, "PYTHONPATH": joined}, start_new_session=sys.platform != "win32"
+            )
+        except OSError as error:
+            raise UsageError(
+                f"{python} cannot be run: {error.strerror or error}.",
+                next_step="Name the Python of the environment you train in with --python.",
+            ) from error
+        with child:
             while child.poll() is None:
-                with contextlib.suppress(KeyboardInterrupt):
+                try:
                     child.wait()
+                except KeyboardInterrupt:
+                    if sys.platform != "win32":
+                        child.send_signal(signal.SIGINT)
         return child.returncode if child.returncode >= 0 else 128 - child.returncode

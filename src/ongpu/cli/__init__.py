@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import signal
-from types import FrameType
-
 
 def main() -> None:
-    """Run the command of ``sys.argv`` and leave with its exit status."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), _interrupt)
-    from ongpu.cli.app import app
+    """Run the command of ``sys.argv`` and leave with its exit status.
 
-    app()
+    Ctrl-C, a request to end and a terminal that closes are one thing from the first import to the last line.
+    """
+    import os
+    import sys
 
+    try:
+        from ongpu.machine.interrupts import Interrupts
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """A polite end, from a scheduler or a closed terminal, is an interrupt: children are ended, evidence is sealed."""
-    raise KeyboardInterrupt
+        with Interrupts():
+            from ongpu.cli.app import run
+
+            status = run(sys.argv[1:])
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.stderr.write("ongpu: Interrupted.\nNext: Nothing was left running; run it again.\n")
+        status = 130
+    except BrokenPipeError:  # `| head` has left; what is still held back must not fail once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    if status == 130:
+        # An interrupt within exec(), where dataclasses are made, is remembered by CPython until the next exec():
+        # the interpreter would then end itself by SIGINT whatever status it is told.
+        exec("")  # noqa: S102 - a constant
+    sys.exit(status)

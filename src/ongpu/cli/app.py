@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, cast
 
 import typer
 
 from ongpu import __version__
 from ongpu.cli import evidence, look, prove
+from ongpu.cli.frame import refuse
+from ongpu.errors import UsageError
+
+# The parser's own usage error has no public name: typer brings a click of its own, or uses the other one, by version.
+_ParserError: Final = cast("type[Exception]", typer.BadParameter.__base__)
 
 app = typer.Typer(
     name="ongpu",
@@ -51,3 +57,34 @@ app.command("doctor")(look.doctor)
 app.command("verify")(look.verify)
 app.command("diagnose")(look.diagnose)
 app.add_typer(evidence.app, name="evidence")
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command that ``words`` name; returns its exit status. A bad option ends as every bad input does."""
+    try:
+        # Not through Typer's own main: that one would answer an interrupt without a word.
+        root = typer.main.get_command(app)
+        with root.make_context("ongpu", list(words)) as context:
+            root.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    except _ParserError as error:
+        return _misused(error, words)
+    return 0
+
+
+def _misused(error: Exception, words: Sequence[str]) -> int:
+    parsed = cast("Any", error)
+    named = f"ongpu {words[0]}" if words and not words[0].startswith("-") else "ongpu"
+    path = parsed.ctx.command_path if parsed.ctx is not None else named
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return run([*path.split()[1:], "--help"]) or UsageError.exit_status
+    message = str(parsed.format_message()).strip()
+    refused = UsageError(
+        message if message.endswith((".", "?")) else f"{message}.",
+        next_step=f"Type `{path} --help` to see what it takes.",
+    )
+    name = path.removeprefix("ongpu").strip()
+    ours = words[: list(words).index("--")] if "--" in words else words
+    as_json = "--json" in ours and name not in ("", "run")  # for run, --json names a file
+    return refuse(name, refused, as_json=as_json)

@@ -30,15 +30,15 @@ def command(name: str) -> Callable[[Callable[_P, int]], Callable[_P, None]]:
             try:
                 status = function(*args, **kwargs)
             except OngpuError as error:
-                status = _refuse(name, error, as_json=kwargs.get("as_json") is True)
+                status = refuse(name, error, as_json=kwargs.get("as_json") is True)
             except DoorError as error:
                 blocked = OngpuError(
                     f"{error}.", next_step="Run `ongpu probe` to see what of this machine can be read."
                 )
-                status = _refuse(name, blocked, as_json=kwargs.get("as_json") is True)
+                status = refuse(name, blocked, as_json=kwargs.get("as_json") is True)
             except KeyboardInterrupt:
                 stopped = InterruptedRunError("Interrupted.", next_step="Nothing was left running; run it again.")
-                status = _refuse(name, stopped, as_json=kwargs.get("as_json") is True)
+                status = refuse(name, stopped, as_json=kwargs.get("as_json") is True)
             raise typer.Exit(status)
 
         return run
@@ -46,7 +46,8 @@ def command(name: str) -> Callable[[Callable[_P, int]], Callable[_P, None]]:
     return wrap
 
 
-def _refuse(name: str, error: OngpuError, *, as_json: bool) -> int:
+def refuse(name: str, error: OngpuError, *, as_json: bool) -> int:
+    """Say why and what to do now, on stderr, and as a document where one was asked for; returns the exit status."""
     if as_json:
         cause = error.cause if isinstance(error, BlockedError) else None
         body = {
@@ -55,8 +56,9 @@ def _refuse(name: str, error: OngpuError, *, as_json: bool) -> int:
             "cause": cause,
             "exit_status": error.exit_status,
         }
-        print(json.dumps({"schema": f"ongpu/{name}/1", "error": body}, indent=2, ensure_ascii=False))
-    print(f"ongpu {name}: {error.message}", file=sys.stderr)
+        schema = f"ongpu/{name.split(maxsplit=1)[0] if name else 'ongpu'}/1"
+        print(json.dumps({"schema": schema, "error": body}, indent=2, ensure_ascii=False))
+    print(f"{f'ongpu {name}'.strip()}: {error.message}", file=sys.stderr)
     if isinstance(error, BlockedError):
         print(f"Cause: {error.cause}", file=sys.stderr)
         for line in error.lines:

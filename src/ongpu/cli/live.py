@@ -25,6 +25,7 @@ _MARK = {
     PhaseOutcome.UNKNOWN: ("unknown", "yellow"),
     PhaseOutcome.BLOCKED: ("blocked", "red"),
     PhaseOutcome.FAILED: ("failed", "red"),
+    PhaseOutcome.INTERRUPTED: ("interrupted", "red"),
     PhaseOutcome.SKIPPED: ("skipped", "dim"),
 }
 
@@ -141,8 +142,8 @@ class LiveView:
 
     def _draw(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        table.add_column(width=10)
-        table.add_column(width=10)
+        table.add_column(width=8)
+        table.add_column(width=11)
         table.add_column(justify="right", width=8)
         table.add_column(overflow="fold")
         for name in self._names:

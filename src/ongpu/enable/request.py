@@ -23,6 +23,7 @@ class PhaseOutcome(enum.StrEnum):
     UNKNOWN = "unknown"
     BLOCKED = "blocked"
     FAILED = "failed"
+    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,7 @@ class Road:
             self._ended(name, PhaseOutcome.FAILED, began_s, error.message)
             raise
         except KeyboardInterrupt:
-            self._ended(name, PhaseOutcome.FAILED, began_s, "interrupted")
+            self._ended(name, PhaseOutcome.INTERRUPTED, began_s, "by the user, or by a request to end")
             raise
         self._ended(name, step.outcome, began_s, step.summary)
         return step.value

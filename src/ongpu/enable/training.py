@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ongpu import diagnose
@@ -71,9 +73,7 @@ def _failed(log: Path, result: GuardResult) -> BlockedError:
     )
 
 
-def compare_phase(
-    context: Context, command: TrainCommand, variables: Mapping[str, str], watch: Watch, *, scratch: Path
-) -> Step[None]:
+def compare_phase(context: Context, command: TrainCommand, variables: Mapping[str, str], watch: Watch) -> Step[None]:
     """A few of the same steps on the CPU. What fails here leaves a claim unknown; it does not end the road."""
     if context.rehearsed or not command.ours:
         why = (
@@ -82,7 +82,27 @@ def compare_phase(
             else "the options of this command are not known"
         )
         return Step(value=None, summary=f"not measured: {why}", outcome=PhaseOutcome.SKIPPED)
-    output = scratch / "cpu"
+    with _scratch() as output:
+        return _compare(context, command, variables, watch, output=output)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder that the comparison makes, gone afterwards: its model is nobody's."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="ongpu-compare-")
+    except OSError as error:
+        raise WorkError(
+            f"No temporary folder can be made for the comparison: {error.strerror or error}.",
+            next_step="Make room in it, or name another one in the variable TMPDIR.",
+        ) from error
+    with folder as path:
+        yield Path(path) / "cpu"
+
+
+def _compare(
+    context: Context, command: TrainCommand, variables: Mapping[str, str], watch: Watch, *, output: Path
+) -> Step[None]:
     argv = command.on_cpu(steps=COMPARED_STEPS, output=output)
     log = context.bundle.folder / "cpu_comparison_log.txt"
     settings = GuardSettings(role="cpu-comparison", environment=variables, cwd=context.doors.cwd, log_path=log)

@@ -6,11 +6,12 @@ described machine: what it cannot do for real it says, and its verdict is unknow
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
-from ongpu import __version__, environment
+from ongpu import __version__, environment, plan
 from ongpu import install as installer
 from ongpu.domain.machine import Machine
 from ongpu.domain.verdict import Cause, Outcome
@@ -27,10 +28,11 @@ from ongpu.enable.phases import (
 from ongpu.enable.request import EnableReport, EnableRequest, Phase, PhaseOutcome, Watch
 from ongpu.enable.road import Road
 from ongpu.enable.training import compare_phase, train_phase
-from ongpu.errors import BlockedError, InterruptedRunError
+from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError
 from ongpu.evidence.journal import free_sibling
-from ongpu.proof import Bundle, Doors, Sealed, Start, redactor_for
-from ongpu.stage import stage_training
+from ongpu.plan.request import check_request
+from ongpu.proof import Bundle, Doors, Sealed, Start, check_command, redactor_for
+from ongpu.stage import staged_training
 
 _MILESTONE_BUNDLE = Path("submission_runs/m40_gpu_enablement")
 _OTHER_BUNDLE = Path("ongpu_runs/enable")
@@ -48,55 +50,75 @@ def enable(
     :raises InterruptedRunError: the user interrupted; the bundle is sealed.
     """
     adopted = _check(request, doors, rehearsed=described is not None)
-    ours = not request.command
     start = Start(
         profile="enable",
         argv=argv,
         expect_gpu=request.expect_gpu,
         simulated=described is not None,
-        compare_cpu=ours and described is None,
+        compare_cpu=not request.command and described is None,
         tool_version=__version__,
     )
     redactor = redactor_for(doors, pseudonymous=request.pseudonymous)
-    bundle = Bundle.open(_bundle_folder(request, doors), start=start, doors=doors, redactor=redactor)
-    context = Context(
-        request=request,
-        doors=doors,
-        bundle=bundle,
-        described=described,
-        adopted=adopted,
-        python_version=doors.host.platform().version,
-    )
-    road = Road(bundle=bundle, clock=doors.clock, watch=watch)
-    blocked: BlockedError | None = None
-    try:
-        _walk(context, road)
-        end = "completed"
-    except BlockedError as error:
-        blocked, end = error, "blocked"
-        _record_block(road, error)
-    except (KeyboardInterrupt, InterruptedRunError) as error:
-        sealed = _seal(road, doors, end="interrupted")
-        raise InterruptedRunError(
-            f"Interrupted in phase {road.current}.",
-            next_step=f"What was observed is sealed in {sealed.folder}; run it again for a new bundle.",
-        ) from error
-    except BaseException:
-        # A defect of ours as well: what was observed until then stays, sealed as failed.
-        _seal(road, doors, end="failed")
-        raise
-    sealed = _seal(road, doors, end=end)
+    # Interrupts act while the road is walked, and wait while the bundle is made and closed.
+    with doors.interrupts as interrupts, interrupts.held():
+        bundle = Bundle.open(_bundle_folder(request, doors), start=start, doors=doors, redactor=redactor)
+        context = Context(
+            request=request,
+            doors=doors,
+            bundle=bundle,
+            described=described,
+            adopted=adopted,
+            python_version=doors.host.platform().version,
+        )
+        road = Road(bundle=bundle, clock=doors.clock, watch=watch)
+        blocked: BlockedError | None = None
+        try:
+            try:
+                with interrupts.released():
+                    _walk(context, road)
+            except BlockedError as error:
+                blocked = error
+                _record_block(road, error)
+        except KeyboardInterrupt:
+            raise _interrupted(road, _seal(road, doors, end="interrupted")) from None
+        except BaseException:
+            # A defect of ours as well: what was observed until then stays, sealed as failed where that can be done.
+            with contextlib.suppress(OngpuError):  # the first error is the one to tell
+                _seal(road, doors, end="failed")
+            raise
+        sealed = _seal(road, doors, end="blocked" if blocked else "completed")
+        if interrupts.waiting:
+            raise InterruptedRunError(
+                "Interrupted in phase evidence.",
+                next_step=f"The evidence was complete and is sealed: ongpu evidence check {sealed.folder}",
+            )
     return _report(road, sealed, blocked)
+
+
+def _interrupted(road: Road, sealed: Sealed) -> InterruptedRunError:
+    ended = [phase.name for phase in road.phases if phase.outcome is PhaseOutcome.INTERRUPTED]
+    return InterruptedRunError(
+        f"Interrupted in phase {ended[-1]}." if ended else "Interrupted between two phases.",
+        next_step=f"What was observed is sealed in {sealed.folder}; run it again for a new bundle.",
+    )
 
 
 def _check(request: EnableRequest, doors: Doors, *, rehearsed: bool) -> Path | None:
     """What can be wrong with the request, before anything is made. Returns the adopted interpreter."""
+    check_request(plan.Request(torch_spec=request.torch_spec, channel=request.channel))
+    if request.expect_gpu is not None and not request.expect_gpu.strip():
+        raise UsageError("--expect-gpu is empty.", next_step="Name a GPU model, for example --expect-gpu 'RTX 5090'.")
     if request.project is not None:
         installer.read_project(doors.cwd / request.project, extra=request.extra)
     variables = doors.host.environment()
+    adopted = None
     if request.python is not None or rehearsed:
-        return environment.choose_python(request.python, cwd=doors.cwd, variables=variables)
-    return None
+        adopted = environment.choose_python(request.python, cwd=doors.cwd, variables=variables)
+    # What a fresh environment will bring is not known yet: there, a bare name is looked up when it is run.
+    if request.command and (adopted is not None or Path(request.command[0]).name != request.command[0]):
+        path = os.pathsep.join((*([str(adopted.parent)] if adopted else ()), variables.get("PATH", os.defpath)))
+        check_command(request.command, path=path, example="ongpu enable -- python train.py")
+    return adopted
 
 
 def _bundle_folder(request: EnableRequest, doors: Doors) -> Path:
@@ -118,22 +140,23 @@ def _walk(context: Context, road: Road) -> None:
     plain_variables = child_environment(base, python=python, prefix=prefix, staged=None)
     road.walk("smoke", lambda: smoke_phase(context, found, device, plain_variables))
     command = train_command(request.command, python=python, cwd=doors.cwd, rehearsed=context.rehearsed)
-    with tempfile.TemporaryDirectory(prefix="ongpu-enable-") as scratch:
-        variables = _train_variables(context, command, plain_variables, Path(scratch))
+    with contextlib.ExitStack() as stack:
+        variables = _train_variables(context, command, plain_variables, stack)
         if not context.rehearsed and device and device.uuid and len(machine.devices) > 1:
             # One GPU is enabled, and the one that was smoked: never another that CUDA happens to count first.
             variables.setdefault("CUDA_VISIBLE_DEVICES", device.uuid)
         road.walk("train", lambda: train_phase(context, command, variables, road.watch))
-        road.walk("compare", lambda: compare_phase(context, command, variables, road.watch, scratch=Path(scratch)))
+        road.walk("compare", lambda: compare_phase(context, command, variables, road.watch))
 
 
-def _train_variables(context: Context, command: TrainCommand, base: dict[str, str], scratch: Path) -> dict[str, str]:
+def _train_variables(
+    context: Context, command: TrainCommand, base: dict[str, str], stack: contextlib.ExitStack
+) -> dict[str, str]:
     if not command.staged:
         return base
-    staged = stage_training(scratch / "staged")
+    staged = stack.enter_context(staged_training())
     context.bundle.record("staged", {"what": "ongpu.training", "sha256": staged.sha256})
-    joined = base.get("PYTHONPATH")
-    return {**base, "PYTHONPATH": f"{staged.path}:{joined}" if joined else str(staged.path)}
+    return {**base, "PYTHONPATH": os.pathsep.join(filter(None, (str(staged.path), base.get("PYTHONPATH"))))}
 
 
 def _record_block(road: Road, error: BlockedError) -> None:
