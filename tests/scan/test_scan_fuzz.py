@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ongpu.errors import UsageError
+from ongpu.scan import scan_wheel
 from ongpu.scan.binary import scan_reader
 from ongpu.scan.reader import BytesReader, ForwardReader
 
@@ -30,6 +35,39 @@ def test_scan_mutated_files_end_as_coverage(name: str, changes: list[tuple[int, 
     assert whole.format == streamed.format
     for count in (*whole.sass, *whole.ptx, *whole.relocatable):
         assert count.count > 0
+
+
+def _wheel() -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("library.so", "concat.fatbin", "archive.a"):
+            archive.writestr(f"p\u00e4ckage/{name}", SEEDS[name])
+    return held.getvalue()
+
+
+WHEEL = _wheel()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(8, 420), st.binary(min_size=1, max_size=4)), min_size=1, max_size=5),
+    st.sampled_from(["start", "end"]),
+)
+def test_scan_mutated_wheels_end_as_coverage_or_as_one_message(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, bytes]], where: str
+) -> None:
+    data = bytearray(WHEEL)
+    for at, new in changes:
+        place = len(data) - at if where == "end" else at
+        data[place : place + len(new)] = new
+    path = tmp_path_factory.getbasetemp() / "mutated.whl"
+    path.write_bytes(bytes(data))
+    try:
+        found = scan_wheel(path)
+    except UsageError as error:
+        assert error.next_step
+    else:
+        assert all(one.has_code or one.problems for one in found)
 
 
 @given(

@@ -96,9 +96,10 @@ def test_scan_conda_prefix(tmp_path: Path) -> None:
     row = {"name": "libx", "version": "2.0", "files": ["lib/libx.so"]}
     (meta / "libx-2.0-0.json").write_text(json.dumps(row))
     (meta / "broken.json").write_text("{")
+    (meta / "deep.json").write_text("[" * 100_000)
     report = scan_paths([tmp_path])
     assert [(package.name, len(package.binaries)) for package in report.packages] == [("libx", 1)]
-    assert any("no conda record" in text for text in report.problems)
+    assert len([text for text in report.problems if "no conda record" in text]) == 2
 
 
 def test_scan_one_broken_file_spoils_nothing_else(tmp_path: Path) -> None:

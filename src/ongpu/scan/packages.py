@@ -168,7 +168,7 @@ def _editable_files(dist_info: Path) -> Iterator[Path]:
         if not direct["dir_info"]["editable"] or not direct["url"].startswith("file:"):
             return
         source = _local(direct["url"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
     for path in _walk(source, skip=_NOT_THE_PACKAGE):
         if path.suffix in _BUILT_IN_PLACE:
@@ -196,7 +196,7 @@ def _read_conda(prefix: Path, path: Path, problems: list[str]) -> _Owner | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8", errors="replace"))
         name, version, files = str(data["name"]), str(data["version"]), list(data["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         problems.append(f"{path} is no conda record: {error}")
         return None
     owner = _Owner(name=name, version=version, location=prefix)
