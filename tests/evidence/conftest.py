@@ -168,11 +168,12 @@ class Samples:
         status: int = 0,
         more: Mapping[str, str] | None = None,
         clock_jumps_s: tuple[float, ...] = (),
+        redact: Callable[[str], str] = str,
     ) -> tuple[Path, Journal]:
         """Everything of a run but its seal."""
         folder = self.root / name
         clock = FakeClock(wall=1_763_800_000.0 + 1000 * seed, mono=5_000.0 + 10 * seed, jumps=list(clock_jumps_s))
-        journal = Journal.create(folder, clock=clock, redact=lambda text: text)
+        journal = Journal.create(folder, clock=clock, redact=redact)
         _Run(journal=journal, clock=clock, rng=random.Random(seed), ended=ended).write(
             simulated=simulated, nonce=nonce, status=status
         )
@@ -194,9 +195,12 @@ class Samples:
         ended: str = "completed",
         signed: bool = False,
         more: Mapping[str, str] | None = None,
+        redact: Callable[[str], str] = str,
     ) -> Path:
         """A sealed bundle."""
-        folder, journal = self.write(name, seed=seed, simulated=simulated, nonce=nonce, ended=ended, more=more)
+        folder, journal = self.write(
+            name, seed=seed, simulated=simulated, nonce=nonce, ended=ended, more=more, redact=redact
+        )
         verdict = recompute(journal.observations())
         seal(folder, journal, verdict=verdict, signer=self.signer if signed else None)
         return folder

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 
 from ongpu.errors import WorkError
 from ongpu.evidence.redact import Identity, Redactor, pseudonym, recorded_variables, redact_file, redact_folder
+
+if TYPE_CHECKING:
+    from tests.evidence.conftest import Samples
 
 CANARY = "c4n4ry/Value+with=odd&chars"
 
@@ -197,3 +201,25 @@ def test_a_whole_folder_is_searched_and_links_are_not_followed(tmp_path: Path) -
     assert redact_folder(folder, Redactor({"X": CANARY})) == ("a.txt", "sub/pip.conf")
     assert CANARY not in (folder / "sub" / "pip.conf").read_text()
     assert outside.read_text() == CANARY
+
+
+def test_words_of_the_journal_survive_variables_and_hosts_of_that_name(samples: Samples) -> None:
+    """MODE=training, a host called train, a GPU's name in a variable: the bundle is as provable as without."""
+    environment = {
+        "MODE": "training",
+        "STATE": "completed",
+        "ROLE": "cpu-comparison",
+        "FILE": "training_log.txt",
+        "PROJECT": "evidence",
+        "GPU_NAME": "NVIDIA H100 80GB HBM3",
+        "NUMBER": "12345678",
+    }
+    identity = Identity(hosts=("train", "cuda", "step"), user="train", paths=(("/opt/env", "<env>"),))
+    redact = Redactor(environment, identity=identity)
+    report = samples.check(samples.bundle("a", redact=redact))
+    assert (report.answer, report.outcome) == ("accepted", "proven")
+    told = redact("/opt/env/bin/python evidence evidence-saved 12345678 a12345678b NVIDIA H100 80GB HBM3")
+    assert told == (
+        "<env>/bin/python <redacted:PROJECT> evidence-saved <redacted:NUMBER> a12345678b NVIDIA H100 80GB HBM3"
+    )
+    assert "hunterhunter" not in Redactor({"MY_PASSWORD": "hunterhunter"})("xhunterhunterx")

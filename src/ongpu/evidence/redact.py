@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, quote_plus
 
+from ongpu.domain.arch import Fit
+from ongpu.domain.build import DecisionKind
+from ongpu.domain.machine import Modules
+from ongpu.domain.verdict import Cause, Outcome, WitnessState
 from ongpu.errors import WorkError
 from ongpu.evidence.statement import JOURNAL_NAME
 
@@ -45,6 +49,19 @@ _HARMLESS: Final = re.compile(
 )
 # Names whose values are secrets whatever they look like, even a path-like or a recorded one.
 _SECRET_NAME: Final = re.compile(r"(?i).*(?:TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH).*")
+
+# Words that a journal is made of. A variable or a host that happens to have one as its value names no secret,
+# and replacing it would make an honest journal unreadable.
+_RESERVED: Final = frozenset(
+    {one.value for kind in (Outcome, WitnessState, Cause, Fit, Modules, DecisionKind) for one in kind}
+    | {"train", "training", "cpu-comparison", "enable", "run", "completed", "failed", "interrupted", "blocked"}
+    | {"torch_cuda_check", "cuda", "cuda:0", "cpu", "auto", "linux", "windows", "x86_64", "aarch64", "nvidia", "gpu"}
+    | {"torch", "step", "times", "warning", "error", "end", "malformed", "process", "device", "fail-fast", "timeout"}
+    | {"env_info.txt", "torch_cuda_check.txt", "training_log.txt", "nvidia_smi.txt", "README.md", "verdict.json"}
+)
+# What a GPU is called, or its UUID: public, wherever it stands.
+_PUBLIC: Final = re.compile(r"(?i)NVIDIA[ \w.()/+-]*|(?:GPU-|MIG-)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PLAIN_WORD: Final = re.compile(r"[A-Za-z]+|[0-9]+")
 
 _PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     ("private-key", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:[\s\S]*?-----END [A-Z0-9 ]*PRIVATE KEY-----|[\s\S]*)"),
@@ -74,8 +91,9 @@ _PATTERNS: Final[tuple[tuple[str, str], ...]] = (
 class Identity:
     """What ``--pseudonymous`` replaces: who, where. Empty fields are not looked for.
 
-    ``hosts`` are all names of this machine; ``uuids`` GPU UUIDs and ``serials`` board serials, replaced by
-    others that follow from ``salt``, which is not kept.
+    ``hosts`` are all names of this machine; ``paths`` further folders with their placeholders, such as
+    ``("/opt/env", "<env>")``; ``uuids`` GPU UUIDs and ``serials`` board serials, replaced by others that
+    follow from ``salt``, which is not kept.
     """
 
     hosts: tuple[str, ...] = ()
@@ -83,6 +101,7 @@ class Identity:
     home: str | None = None
     cwd: str | None = None
     temp: str | None = None
+    paths: tuple[tuple[str, str], ...] = ()
     uuids: tuple[str, ...] = ()
     serials: tuple[str, ...] = ()
     salt: str = ""
@@ -108,15 +127,20 @@ class Redactor:
         known = frozenset(public)
         self._replacements: dict[str, str] = {}
         names: dict[str, str] = {}
+        words: set[str] = set()
         for name, value in sorted(environment.items()):
             if value in known or not _is_secret(name, value, is_path):
                 continue
+            if _PLAIN_WORD.fullmatch(value) and not _SECRET_NAME.fullmatch(name):
+                words.add(value)
             for form in _forms(value):
                 names.setdefault(form, f"<redacted:{name}>")
         # Longest first, so that a secret that contains another is replaced whole.
         self._replacements.update(names)
         ordered = sorted(names, key=len, reverse=True)
-        self._literal = re.compile("|".join(re.escape(one) for one in ordered)) if ordered else None
+        # A plain word is replaced where it stands alone: MODE=training must not break training_log.txt.
+        parts = [rf"(?<![\w-]){one}(?![\w-])" if one in words else re.escape(one) for one in ordered]
+        self._literal = re.compile("|".join(parts)) if parts else None
         self._identity = _identity_rules(identity) if identity is not None else ()
 
     def __call__(self, text: str) -> str:
@@ -184,11 +208,11 @@ def redact_folder(folder: Path, redact: Callable[[str], str]) -> tuple[str, ...]
 
 
 def _is_secret(name: str, value: str, is_path: Callable[[str], bool]) -> bool:
-    if len(value) < _MIN_SECRET:
+    if len(value) < _MIN_SECRET or value in _RESERVED:
         return False
     if _SECRET_NAME.fullmatch(name):
         return True
-    if _RECORDED.fullmatch(name) or _HARMLESS.fullmatch(name):
+    if _RECORDED.fullmatch(name) or _HARMLESS.fullmatch(name) or _PUBLIC.fullmatch(value):
         return False
     return not is_path(value)
 
@@ -214,11 +238,12 @@ def _forms(secret: str) -> set[str]:
 
 def _identity_rules(identity: Identity) -> tuple[tuple[re.Pattern[str], str], ...]:
     rules: list[tuple[str, str, bool]] = []
-    for path, word in ((identity.cwd, "<cwd>"), (identity.home, "<home>"), (identity.temp, "<tmp>")):
+    usual = ((identity.cwd, "<cwd>"), (identity.home, "<home>"), (identity.temp, "<tmp>"))
+    for path, word in (*usual, *identity.paths):
         trimmed = (path or "").rstrip("/\\")
         if len(trimmed) > 1:
             rules.append((trimmed, word, True))
-    rules.extend((host, "<host>", False) for host in identity.hosts if len(host) > 1 and host != "localhost")
+    rules.extend((host, "<host>", False) for host in identity.hosts if _is_host(host))
     uuids = {form for one in identity.uuids if one for form in (one, one.removeprefix("GPU-"))}
     rules.extend((one, pseudonym(one, salt=identity.salt), False) for one in sorted(uuids))
     rules.extend((one, pseudonym(one, salt=identity.salt), False) for one in identity.serials if len(one) > 3)
@@ -230,6 +255,10 @@ def _identity_rules(identity: Identity) -> tuple[tuple[re.Pattern[str], str], ..
         compiled.append((re.compile(rf"(?<=/home/){name}(?![\w-])|(?<=[/\\]Users[/\\]){name}(?![\w-])"), "<user>"))
         compiled.append((re.compile(rf"(?<![\w@.-]){name}(?=@)"), "<user>"))
     return tuple(compiled)
+
+
+def _is_host(name: str) -> bool:
+    return len(name) > 1 and name != "localhost" and name not in _RESERVED
 
 
 def _whole(literal: str, *, path: bool) -> re.Pattern[str]:
