@@ -179,6 +179,12 @@ def test_doctor_driver_too_old_for_the_runtime() -> None:
     assert "550.144.03" in heaviest(report).reason
 
 
+def test_doctor_does_not_send_an_old_gpu_to_a_driver_that_dropped_it() -> None:
+    report = ask(machine("GTX 1080 Ti", driver="550.144.03"), environment("2.15.0+cu132"), CODE_130)
+    assert report.cause is Cause.WHEEL_NO_ARCH
+    assert not any("Update the NVIDIA driver" in (one.next_step or "") for one in report.findings)
+
+
 def test_doctor_driver_that_does_not_serve_the_gpu() -> None:
     dropped = ask(machine("GTX 1080 Ti", driver="595.45.04"), environment("2.14.1+cu126"), torch_code(CU126))
     assert (dropped.outcome, dropped.cause) == (Outcome.REFUTED, Cause.DRIVER_TOO_NEW)

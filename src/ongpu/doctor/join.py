@@ -44,9 +44,10 @@ def doctor(machine: Machine, environment: Environment, code: InstalledCode, *, c
     findings = [
         *of_machine,
         *torch_presence(environment, advice),
+        # A torch without code stays without it under any driver, so that comes first.
+        *code_findings(environment, reports, coverages, advice),
         # Where no GPU can be used at all, the driver's version is not the question.
         *(driver_serves(machine, environment, coverages, advice, catalog=catalog) if not _blocked(of_machine) else ()),
-        *code_findings(environment, reports, coverages, advice),
         *extension_findings(environment, packages),
         *library_findings(environment, machine),
         *variable_findings(machine, coverages),

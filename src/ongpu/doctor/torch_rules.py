@@ -87,7 +87,9 @@ def driver_serves(
                 cause=axis.cause or Cause.DRIVER_TOO_OLD,
                 title="the driver is too old for this torch",
                 reason=f"torch {torch.version} was built with CUDA {torch.runtime}: {axis.reason}.",
-                next_step=f"Update the NVIDIA driver; or keep it, and take a torch that it serves. {advice.next_step}",
+                next_step=f"Take a torch that this driver serves. {advice.next_step}"
+                if any(one.generation is not None and one.generation.last_branch for one in facts.devices)
+                else f"Update the NVIDIA driver; or keep it, and take a torch that it serves. {advice.next_step}",
                 lines=(f"source: {axis.source}",),
             )
         case AxisVerdict.UNKNOWN:
