@@ -131,6 +131,7 @@ def result(
         "wall50_measured": len(steps) >= 50,
         "saving_s": round(facts["saving_seconds"], 2),
         "choices": facts["choices"],
+        "step_recorded": facts["step_recorded"],
         "torch": facts["torch"],
         "device": facts["device_name"],
     }

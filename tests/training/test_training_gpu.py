@@ -41,6 +41,7 @@ def test_the_milestone_configuration_runs_on_the_gpu(tmp_path: Path, capsys: pyt
     assert {one["device"] for one in series} == {"cuda"}
     assert all(one["memory_reserved_bytes"] > 124_439_808 * 16 for one in series)
     assert series[-1]["loss"] < series[0]["loss"]
+    assert json.loads((out / "run.json").read_text())["step_recorded"] is True
     assert torch.get_float32_matmul_precision() == "highest"
 
 

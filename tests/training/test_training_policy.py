@@ -5,9 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
-from ongpu.training import policy
+from ongpu.training import gpt2, policy
+from ongpu.training.batches import Stream
 from ongpu.training.config import Config
+from ongpu.training.data import IGNORED, Example
+from ongpu.training.optimizer import AdamW
+from ongpu.training.precision import Weights
+from ongpu.training.step import RecordedStep
 
 
 @pytest.mark.parametrize(
@@ -41,3 +47,24 @@ def test_every_choice_says_why() -> None:
     for choice in policy.choose(Config(), device="cpu", native=False).choices:
         assert len(choice.reason) > 10
         assert str(choice).startswith(choice.what)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine where nothing can be recorded")
+@pytest.mark.parametrize("asked", ["auto", "always"])
+def test_a_step_that_cannot_be_recorded_is_launched_and_said(asked: str) -> None:
+    config = dataclasses.replace(Config(), cuda_graph=asked)
+    weights = Weights(gpt2.build(gpt2.tiny_shape(vocab_size=64, end_id=0), seed=1), device="cpu")
+    optimizer = AdamW(weights.masters.values(), learning_rate=1e-3, weight_decay=0.0, betas=(0.9, 0.999), epsilon=1e-8)
+    said: list[str] = []
+    step = RecordedStep(weights, optimizer, config=config, device="cpu", note=said.append)
+    examples = [Example(ids=(1, 2, 3), labels=(2, 3, IGNORED)) for _ in range(8)]
+    batches = Stream(examples, seed=1, batch_size=8, micro_steps=1, max_steps=1, packed=False, fill=0).step(1)
+    if asked == "always":  # recording needs a CUDA stream, which this machine cannot make
+        with pytest.raises(RuntimeError):
+            step(batches)
+        return
+    loss, _ = step(batches).tolist()
+    assert loss > 0
+    assert not step.recorded
+    assert len(said) == 1
+    assert "could not be recorded" in said[0]

@@ -23,7 +23,7 @@ from ongpu.training.output import RunFolder
 from ongpu.training.policy import Policy
 from ongpu.training.precision import MasterWeights, Weights
 from ongpu.training.records import Record, Records
-from ongpu.training.step import EagerStep, RecordedStep
+from ongpu.training.step import EagerStep, RecordedStep, Step
 
 # settings that change where a run writes or how fast it goes, not the numbers it computes
 _NOT_COMPUTED = frozenset({"output", "device", "dataset", "log_every", "save_every", "keep_checkpoints"}) | frozenset(
@@ -130,6 +130,7 @@ def make_job(
     policy: Policy,
     folder: RunFolder,
     warnings: Sequence[str],
+    say: Callable[[str], None],
     on_evaluation: Callable[[int, float], None],
 ) -> Job:
     """Everything the loop needs, on its device."""
@@ -158,14 +159,16 @@ def make_job(
         network.recompute_blocks()
     if policy.compile.taken:
         network.compile_blocks()
-    way = RecordedStep if policy.cuda_graph.taken else EagerStep
+    do_step: Step = EagerStep(weights, optimizer, config=config, device=device)
+    if policy.cuda_graph.taken:
+        do_step = RecordedStep(weights, optimizer, config=config, device=device, note=say)
     tokens = hashlib.sha256(repr([example.ids for example in examples]).encode()).hexdigest()
     return Job(
         config=config,
         device=device,
         weights=weights,
         optimizer=optimizer,
-        do_step=way(weights, optimizer, config=config, device=device),
+        do_step=do_step,
         stream=stream,
         held_out=HeldOut(apart, batch_size=config.batch_size, fill=fill) if apart else None,
         folder=folder,

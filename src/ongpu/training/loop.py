@@ -22,7 +22,7 @@ from ongpu.training.config import Config
 from ongpu.training.optimizer import AdamW
 from ongpu.training.output import RunFolder
 from ongpu.training.precision import Weights
-from ongpu.training.step import learning_rate
+from ongpu.training.step import Step, learning_rate
 
 _SECOND_SIGNAL_S: Final = 1.0
 
@@ -35,7 +35,7 @@ class Job:
     device: str
     weights: Weights
     optimizer: AdamW
-    do_step: Callable[[Sequence[Batch]], Any]
+    do_step: Step
     stream: Stream
     held_out: HeldOut | None
     folder: RunFolder

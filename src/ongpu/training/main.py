@@ -148,6 +148,7 @@ def _run(
             policy=policies,
             folder=folder,
             warnings=warned,
+            say=console.say,
             on_evaluation=on_evaluation,
         )
     set_up.done("weights to the device")
@@ -268,6 +269,7 @@ def _steps(job: Job, console: Console, *, done: int, set_up: SetUp) -> dict[str,
     )
     return {
         "steps": series[-1].step,
+        "step_recorded": job.do_step.recorded,
         "set_up_seconds": set_up.seconds,
         "set_up_parts": set_up.parts,
         "seconds": seconds,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
 
 import torch
 
@@ -48,8 +48,23 @@ def gradients(weights: Weights, optimizer: AdamW, batches: Sequence[Batch], *, c
     return torch.stack([total, norm])
 
 
+class Step(Protocol):
+    """A way to do a step."""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it replays a recording."""
+        ...
+
+    def __call__(self, batches: Sequence[Batch]) -> Any:
+        """Do a step; returns (mean loss, gradient norm), on its way on the device."""
+        ...
+
+
 class EagerStep:
     """Launch every operation of every step."""
+
+    recorded = False
 
     def __init__(self, weights: Weights, optimizer: AdamW, *, config: Config, device: str) -> None:
         self._weights, self._optimizer, self._config, self._device = weights, optimizer, config, device
@@ -70,16 +85,27 @@ class RecordedStep:
     optimizer steps sees each of them with its gradients.
     """
 
-    def __init__(self, weights: Weights, optimizer: AdamW, *, config: Config, device: str) -> None:
+    def __init__(
+        self, weights: Weights, optimizer: AdamW, *, config: Config, device: str, note: Callable[[str], None]
+    ) -> None:
         self._weights, self._optimizer, self._config, self._device = weights, optimizer, config, device
+        self._note = note
         self._graph: Any = None
+        self._instead: EagerStep | None = None
         self._inputs: list[Batch] = []
         self._result: Any = None
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the recording is there; it is made by the first step."""
+        return self._graph is not None
+
     def __call__(self, batches: Sequence[Batch]) -> Any:
         """Do a step; returns (mean loss, gradient norm), on its way on the device."""
-        if self._graph is None:
-            self._record(batches)
+        if self._graph is None and self._instead is None:
+            self._record_or_launch(batches)
+        if self._instead is not None:
+            return self._instead(batches)
         for here, batch in zip(self._inputs, batches, strict=True):
             for target, source in zip(here.tensors(), batch.tensors(), strict=True):
                 target.copy_(source, non_blocking=True)
@@ -87,6 +113,20 @@ class RecordedStep:
         self._optimizer.step()
         self._weights.publish()
         return self._result
+
+    def _record_or_launch(self, batches: Sequence[Batch]) -> None:
+        try:
+            self._record(batches)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if self._config.cuda_graph == "always":
+                raise
+            reason = str(error).splitlines()[0]
+            self._note(f"The step could not be recorded ({reason}), so each operation is launched, on the same GPU.")
+            self._weights.forget_gradients()
+            self._optimizer.withhold.zero_()
+            self._instead = EagerStep(self._weights, self._optimizer, config=self._config, device=self._device)
 
     def _record(self, batches: Sequence[Batch]) -> None:
         self._inputs = [batch.to(self._device) for batch in batches]
