@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -13,7 +14,9 @@ from typing import Any
 from ongpu.domain.judge import judge
 from ongpu.domain.verdict import Verdict, Witness
 from ongpu.domain.witness import Observation
+from ongpu.errors import DoorError
 from ongpu.guard.session import GuardEvent, GuardResult, GuardSettings, run_guarded
+from ongpu.machine.nvml import RealNvml
 
 PYTHON = sys.executable
 NO_NVML = (PYTHON, "-c", "import sys\nfor line in sys.stdin: pass")  # a sampler that never says a word
@@ -64,7 +67,23 @@ def settings(**changes: Any) -> GuardSettings:
     return GuardSettings(**{**given, **changes})
 
 
-def prove(command: Sequence[str], *, expect_gpu: str | None = None, console: Any = None, **changes: Any) -> Guarded:
+def machine() -> dict[str, Any]:
+    """What the probe would say of the driver here, as far as the judge asks."""
+    devices: list[dict[str, str]] = []
+    with contextlib.suppress(DoorError):
+        devices = [{"uuid": one.uuid, "name": one.name} for one in RealNvml().devices()]
+    loaded = Path("/proc/driver/nvidia/version").exists()
+    return {"os": "linux", "devices": devices, "driver": {"loaded": loaded}, "simulated": False}
+
+
+def prove(
+    command: Sequence[str],
+    *,
+    expect_gpu: str | None = None,
+    console: Any = None,
+    on_machine: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Guarded:
     """Run a command under guard as ``ongpu run`` does, and judge what was recorded."""
     memory, events = Memory(), list[GuardEvent]()
     memory.record(
@@ -78,6 +97,7 @@ def prove(command: Sequence[str], *, expect_gpu: str | None = None, console: Any
             "compare_cpu": False,
         },
     )
+    memory.record("machine", on_machine or machine())
     result = run_guarded(
         command, settings=settings(**changes), recorder=memory, console=console, on_event=events.append
     )

@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the stand-in driver is a Linux library"),
 ]
 HERE = Path(__file__).parent
+UUID = "GPU-99999999-2222-4333-8444-555555555555"
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,14 @@ def pretended(driver: Path, tmp_path: Path) -> Prove:
         if train is not None:
             command = [PYTHON, str(HERE / "guard_fake_training.py"), train, str(seconds)]
             variables["PYTHONPATH"] = str(HERE / "faketorch")
+        here = {"devices": [{"uuid": UUID, "name": "NVIDIA H100 80GB HBM3"}], "driver": {"loaded": True}}
         guarded = prove(
-            command, environment=environment(**variables), sampler_command=sampler, baseline_s=0.3, **changes
+            command,
+            on_machine=here,
+            environment=environment(**variables),
+            sampler_command=sampler,
+            baseline_s=0.3,
+            **changes,
         )
         if mode != "ok":
             assert (tmp_path / "fired").exists(), f"the fault {mode} never bit"

@@ -334,6 +334,14 @@ class Run:
     files: tuple[str, ...] | None = ("env_info.txt", "torch_cuda_check.txt", "training_log.txt", "nvidia_smi.txt")
     blocked: dict[str, Any] | None = None
     end: str | None = "completed"
+    machine: dict[str, Any] | None = field(
+        default_factory=lambda: {
+            "os": "linux",
+            "driver": {"kernel_mode": "580.159.04", "loaded": True},
+            "device_files": True,
+            "libraries": [{"name": "libnvidia-ml", "path": "/usr/lib/x", "version": "580.159.04"}],
+        }
+    )
 
     def rows(self) -> list[Row]:
         told: list[Row] = [
@@ -349,8 +357,10 @@ class Run:
                     "requested_device": self.requested_device,
                 },
             ),
-            ("machine", {"devices": [{"uuid": GPU, "name": NAME}], "simulated": self.simulated}),
         ]
+        if self.machine is not None:
+            devices = [{"uuid": uuid, "name": NAME} for uuid in (GPU,)]
+            told.append(("machine", {"devices": devices, "simulated": self.simulated, **self.machine}))
         if self.smoke is not None:
             told.append(("smoke", self.smoke))
         if self.blocked is not None:

@@ -239,3 +239,22 @@ def test_the_table_of_ranks() -> None:
     rows = ranks(Run(guarded=Guarded(processes=processes, gpus=(GPU, OTHER_GPU))).observations())
     assert [(row.rank, row.devices, row.steps) for row in rows] == [(0, (GPU,), 40), (1, (OTHER_GPU,), 40), (2, (), 40)]
     assert [row.against is None for row in rows] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("machine", "why"),
+    [
+        (None, "was not recorded"),
+        ({"driver": {"loaded": False}, "device_files": False}, "no driver can have answered"),
+        (
+            {"driver": {"kernel_mode": "580.1"}, "libraries": [{"name": "libnvidia-ml", "version": "999.9"}]},
+            "a library of version 999.9",
+        ),
+        ({"devices": []}, "the probe did not see"),
+    ],
+    ids=["none", "no-driver", "another-library", "no-device"],
+)
+def test_a_stand_in_for_the_driver_proves_nothing(machine: dict[str, object] | None, why: str) -> None:
+    verdict = judge(Run(machine=machine).observations())
+    assert verdict.outcome is UNKNOWN
+    assert why in claim(verdict, "trained-on-cuda").reason

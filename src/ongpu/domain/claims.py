@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ongpu.domain.gpu_name import same_model
@@ -173,8 +173,22 @@ def _witnessed(case: Case) -> Answer:
     for witness in (case.w1, case.outside):
         if witness.state is not WitnessState.CONFIRMED:
             return unknown(f"{witness.name} {witness.state.value}: {witness.reason}", *witness.observations)
+    strange = _strange_machine(case, {one.uuid for one in case.pairs})
+    if strange is not None:
+        return strange
     reason = f"W1: {case.w1.reason}. {case.outside.name} ({case.outside.level}-level): {case.outside.reason}"
     return proven(reason, *case.w1.observations, *case.outside.observations)
+
+
+def _strange_machine(case: Case, uuids: Iterable[str]) -> Answer | None:
+    """Why the machine, as the probe read it, does not carry what NVML said of these devices."""
+    readings = case.readings
+    if readings.machine_uuids is None:
+        return unknown("what machine this is was not recorded")
+    if readings.driverless is not None:
+        return unknown(readings.driverless, readings.machine_seq)
+    strangers = sorted(set(uuids) - set(readings.machine_uuids))
+    return unknown(f"the probe did not see {', '.join(strangers)}", readings.machine_seq) if strangers else None
 
 
 def trained_on_gpu(case: Case) -> Answer:
@@ -227,6 +241,9 @@ def memory_allocated(case: Case) -> Answer:
         return unknown(f"W1 {case.w1.state.value}: {case.w1.reason}", *case.w1.observations)
     if case.outside.state is not WitnessState.CONFIRMED:
         return unknown(f"{case.outside.name} {case.outside.state.value}: {case.outside.reason}")
+    strange = _strange_machine(case, {one.uuid for one in case.pairs})
+    if strange is not None:
+        return strange
     seqs = [sample.seq for sample, held in samples if held.allocated == most]
     reason = f"up to {most / MIB:.0f} MiB allocated, by the process' own word; {case.outside.reason}"
     return proven(reason, *seqs, *case.outside.observations)
@@ -240,9 +257,9 @@ def expected_gpu(case: Case) -> Answer:
         return _expected_without_training(case)
     ended = _child_ended_well(case)
     if readings.expect_gpu is None:
-        strangers = [uuid for uuid in uuids if uuid not in (readings.machine_uuids or ())]
-        if readings.machine_uuids is None or strangers:
-            return unknown(f"the probe did not see {', '.join(strangers or uuids)}", readings.machine_seq)
+        strange = _strange_machine(case, uuids)
+        if strange is not None:
+            return strange
         answer = proven(f"{', '.join(uuids)} trained, as the probe found it", readings.machine_seq)
     else:
         answers = [_same_device(role, uuid, readings.expect_gpu) for uuid in uuids]
@@ -400,6 +417,9 @@ def computed_on_gpu(case: Case) -> Answer:
             *lasting[(pid, uuid)],
         )
     (pid, uuid), found = max(working.items(), key=lambda one: len(one[1]))
+    strange = _strange_machine(case, {uuid})
+    if strange is not None:
+        return strange
     reason = (
         f"process {pid} was listed on {uuid} in {len(found)} readings with more memory than a context takes, used its "
         f"SMs, and the device used energy above idle ({case.w4.reason}). What it computed is not known"

@@ -102,6 +102,7 @@ class Readings:
     requested_device: str | None
     roles: dict[str, RoleReadings]
     machine_uuids: tuple[str, ...] | None = None
+    driverless: str | None = None
     machine_seq: int | None = None
     smoke: list[tuple[int, str, str, Mapping[str, object]]] = field(default_factory=list)
     files: tuple[int, Mapping[str, tuple[int, str]]] | None = None
@@ -163,6 +164,7 @@ def _take(readings: Readings, one: Observation) -> None:
             readings.machine_seq = one.seq
             readings.simulated = readings.simulated or flag(data, "simulated", one)
             devices = [mapping(each, one) for each in listed(data, "devices", one)]
+            readings.driverless = _driverless(data, one)
             readings.machine_uuids = tuple(str(each["uuid"]) for each in devices if each.get("uuid") is not None)
         case "smoke":
             figures = data.get("figures")
@@ -184,6 +186,21 @@ def _take(readings: Readings, one: Observation) -> None:
             readings.blocked = (one.seq, text(data, "phase", one), text_or_none(data, "cause", one))
         case _:
             pass
+
+
+def _driverless(data: Mapping[str, object], one: Observation) -> str | None:
+    """Why what answered for NVML cannot be a driver (a stand-in library, say); ``None`` where nothing tells so."""
+    driver = mapping(data["driver"], one) if data.get("driver") is not None else {}
+    if driver.get("loaded") is False and data.get("device_files") is False:
+        return "NVIDIA's kernel module is not loaded and its device files are missing: no driver can have answered"
+    kernel = driver.get("kernel_mode")
+    for each in listed(data, "libraries", one) if data.get("libraries") is not None else ():
+        library = mapping(each, one)
+        version = library.get("version")
+        told = isinstance(version, str) and isinstance(kernel, str)
+        if library.get("name") == "libnvidia-ml" and told and version != kernel:
+            return f"what answers for NVML is a library of version {version}, the driver is {kernel}"
+    return None
 
 
 def _take_of_role(role: RoleReadings, one: Observation) -> None:

@@ -19,7 +19,9 @@ The run (written by whoever joins the rooms)
 ``run.start``: ``run_id``, ``profile`` (``enable`` | ``run``), ``argv`` [], ``expect_gpu`` (text | null),
     ``simulated``, ``compare_cpu``, ``requested_device`` (text | null, optional), tool version, boot id.
     First, and once.
-``machine``: ``Machine`` as the probe read it: ``devices`` [{``uuid``, ``name``, ...}], ``simulated``, ...
+``machine``: ``Machine`` as the probe read it: ``devices`` [{``uuid``, ``name``, ...}], ``simulated``,
+    ``driver`` {``loaded``, ``kernel_mode``}, ``device_files``, ``libraries`` [{``name``, ``version``}], ...
+    Nothing is proven of a device that is not in it, or where no driver can have answered
 ``plan``, ``environment``, ``install``, ``scan``: what those phases say; no claim rests on them
 ``smoke``: one check: ``name``, ``outcome``, ``reason``, ``figures`` {}. ``torch_cuda_check`` with
     ``figures.is_available`` false refutes ``cuda-available``
