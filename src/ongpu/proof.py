@@ -7,6 +7,7 @@ journal as it stands on the disk, README made from the same lines, manifest writ
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import shutil
@@ -19,8 +20,8 @@ from typing import BinaryIO, Protocol
 from ongpu.domain.plain import plain
 from ongpu.domain.verdict import Verdict
 from ongpu.domain.witness import Observation
-from ongpu.errors import DoorError, UsageError, WorkError
-from ongpu.evidence.journal import Journal
+from ongpu.errors import DoorError, OngpuError, UsageError, WorkError
+from ongpu.evidence.journal import JOURNAL_NAME, Journal
 from ongpu.evidence.recompute import recompute
 from ongpu.evidence.redact import Identity, Redactor, redact_file
 from ongpu.evidence.seal import new_start, seal
@@ -169,7 +170,14 @@ class Bundle:
             nonce=start.nonce,
             more={"argv": list(start.argv), "expect_gpu": start.expect_gpu, "compare_cpu": start.compare_cpu},
         )
-        journal.record("run.start", data)
+        try:
+            journal.record("run.start", data)
+        except WorkError:
+            with contextlib.suppress(OSError, WorkError):  # nothing was observed: nothing is left of it
+                journal.close()
+                (folder / JOURNAL_NAME).unlink()
+                folder.rmdir()
+            raise
         return cls(journal=journal, redactor=redactor, doors=doors, start=start)
 
     def record(self, kind: str, data: Mapping[str, object]) -> int:
@@ -231,24 +239,52 @@ class Bundle:
         finally:
             snapshot.join()
             if settings.log_path is not None and settings.log_path.exists():
-                redact_file(settings.log_path, self._redactor)
-                if self.start.simulated:
-                    self._mark(settings.log_path)
+                self._clean(settings.log_path)
+        snapshot.raise_failure()
         return result
 
-    def _mark(self, path: Path) -> None:
-        path.write_bytes(f"{REHEARSED}\n\n".encode() + path.read_bytes())
+    def _clean(self, log: Path) -> None:
+        """Redact a log and mark a rehearsed one, whole or not at all. What cannot be redacted is not kept."""
+        mark = f"{REHEARSED}\n\n" if self.start.simulated else ""
+
+        def cleaned(text: str) -> str:
+            return mark + self._redactor(text)
+
+        try:
+            try:
+                redact_file(log, cleaned)
+            except WorkError:
+                self._journal.give_back_reserve()
+                redact_file(log, cleaned)
+        except WorkError:
+            with contextlib.suppress(OSError):
+                log.unlink()
+            raise
 
     def files(self) -> list[str]:
         """Every file of the bundle so far, the journal left out, by its name in the bundle."""
-        found = (path for path in self.folder.rglob("*") if path.is_file() and path.name != "journal.jsonl")
+        found = (path for path in self.folder.rglob("*") if path.is_file() and path.name != JOURNAL_NAME)
         return sorted(path.relative_to(self.folder).as_posix() for path in found)
 
     def close(self, *, end: str) -> Sealed:
         """List the files, judge what the journal holds, write the README, seal.
 
         :param end: ``completed``, ``failed``, ``blocked`` or ``interrupted``.
+        :raises WorkError: the disk could not take it. The folder is not sealed then, and can be recovered.
         """
+        self._journal.give_back_reserve()
+        try:
+            return self._close(end=end)
+        except (OSError, WorkError) as error:
+            with contextlib.suppress(WorkError):
+                self._journal.close()
+            reason = error.message if isinstance(error, WorkError) else f"{error.strerror or error}."
+            raise WorkError(
+                f"The evidence could not be sealed: {reason}",
+                next_step=f"Free space on that disk, then seal what is there: ongpu evidence recover {self.folder}",
+            ) from error
+
+    def _close(self, *, end: str) -> Sealed:
         names = self.files()
         self.record("files", {"files": [self._digest(name) for name in names]})
         self.record("run.end", {"end": end})
@@ -256,7 +292,7 @@ class Bundle:
         verdict = recompute(observations)
         pages = self._doors.pages
         self.text("verdict.json", pages.verdict(observations, verdict))
-        names += ["README.md", "journal.jsonl", "verdict.json"]
+        names += ["README.md", JOURNAL_NAME, "verdict.json"]
         self.text("README.md", pages.readme(observations, verdict, names))
         seal(self.folder, self._journal, verdict=verdict)
         return Sealed(folder=self.folder, verdict=verdict)
@@ -273,6 +309,7 @@ class _Snapshot:
         self._bundle = bundle
         self._doors = doors
         self._thread: threading.Thread | None = None
+        self._failure: OngpuError | None = None
 
     def on_event(self, event: GuardEvent) -> None:
         """Start taking it at the first step on CUDA."""
@@ -285,7 +322,18 @@ class _Snapshot:
         if self._thread is not None:
             self._thread.join()
 
+    def raise_failure(self) -> None:
+        """Raise what kept it from being written, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
     def _take(self, event: GuardEvent) -> None:
+        try:
+            self._write(event)
+        except OngpuError as error:
+            self._failure = error
+
+    def _write(self, event: GuardEvent) -> None:
         clock = self._doors.clock
         began_s = clock.mono_s()
         parts = []

@@ -210,7 +210,7 @@ class Journal:
                     return self._say_full()
                 return self._append(kind, cleaned)
             except OSError as error:
-                self._give_back_reserve()
+                self.give_back_reserve()
                 if error.errno in _FULL:
                     with contextlib.suppress(OSError):
                         lost = {
@@ -234,7 +234,7 @@ class Journal:
             if self._closed:
                 return
             self._closed = True
-            self._give_back_reserve()
+            self.give_back_reserve()
             try:
                 try:
                     os.fsync(self._fd)
@@ -292,7 +292,8 @@ class Journal:
             os.ftruncate(self._fd, self._length_bytes)
             raise
 
-    def _give_back_reserve(self) -> None:
+    def give_back_reserve(self) -> None:
+        """Free the disk space that was held for the last records and the pages; to be done before those are written."""
         if self._reserve_fd is not None:
             os.close(self._reserve_fd)
             self._reserve_fd = None

@@ -8,6 +8,7 @@ secret shorter than eight characters, one split over two lines, one in a form no
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -168,6 +169,7 @@ def redact_file(path: Path, redact: Callable[[str], str]) -> bool:
     Other bytes stay as they are, whatever their encoding. Raises :class:`WorkError` where it cannot be done:
     the file must not be sealed then.
     """
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise WorkError(
@@ -178,7 +180,6 @@ def redact_file(path: Path, redact: Callable[[str], str]) -> bool:
         after = redact(before.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         if after == before:
             return False
-        temporary = path.with_name(f".{path.name}.tmp")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         with os.fdopen(fd, "wb") as stream:
             stream.write(after)
@@ -186,6 +187,8 @@ def redact_file(path: Path, redact: Callable[[str], str]) -> bool:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise WorkError(
             f"{path} could not be searched for secrets: {error.strerror}.",
             next_step="Free space on that disk, or name another folder with --evidence.",
