@@ -124,7 +124,9 @@ def _ended_in_error(signals: Signals, candidates: list[_Candidate]) -> bool:
 
 def _choose(candidates: list[_Candidate], rejected: list[Rejected], view: _View) -> Diagnosis:
     """The strongest sign; among equals the one nearest to the end, then the one nearest to the root."""
-    best = max(candidates, key=lambda one: (one.rule.strength, one.last, -one.order))
+    best = max(
+        candidates, key=lambda one: (one.rule.strength, one.cause is not Cause.UNDETERMINED, one.last, -one.order)
+    )
     same = [one for one in candidates if one.cause == best.cause and one is not best]
     rivals = [one for one in candidates if one.cause != best.cause]
     against = []
