@@ -6,75 +6,18 @@ prove. Every rule asks for what must be there: nothing is proven by something mi
 
 from __future__ import annotations
 
-import itertools
-import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
+from ongpu.domain.case import Answer, Case, child_ended_well, proven, refuted, unknown
 from ongpu.domain.gpu_name import same_model
-from ongpu.domain.hook_readings import HookSource
 from ongpu.domain.readings import Readings, RoleReadings
-from ongpu.domain.testimony import MIB, Trained, inside
-from ongpu.domain.verdict import Claim, Outcome, Witness, WitnessState
+from ongpu.domain.speed import REQUIRED_SPEED_RATIO, faster_than_cpu
+from ongpu.domain.testimony import MIB, inside
+from ongpu.domain.verdict import Claim, Outcome, WitnessState
 
 EVIDENCE_FILES = ("env_info.txt", "torch_cuda_check.txt", "training_log.txt", "nvidia_smi.txt")
-# The milestone's "clearly faster", in figures: the median step on the GPU takes at most half of the CPU's.
-REQUIRED_SPEED_RATIO = 2.0
-WARM_UP_STEPS = 2  # kernels are loaded and tuned in the first steps
-MINIMUM_INTERVALS = 5
 # A program of which nothing speaks from inside must hold more than a context with a library loaded (710 MiB seen).
 COMPUTE_FLOOR_BYTES = 710 * MIB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """What the claims are answered from."""
-
-    readings: Readings
-    role: RoleReadings
-    pairs: tuple[Trained, ...]
-    w1: Witness
-    w2: Witness
-    w2d: Witness | None
-    w4: Witness
-
-    @property
-    def outside(self) -> Witness:
-        """The witness that speaks from outside: W2, or W2d where the platform hides processes."""
-        return self.w2d if self.w2d is not None else self.w2
-
-    @property
-    def warnings(self) -> list[tuple[int, str]]:
-        """What torch said against the GPU's compute capability."""
-        return [one for source in self.role.hooks.values() for one in source.warnings]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An outcome with its reason and what it rests on."""
-
-    outcome: Outcome
-    reason: str
-    observations: tuple[int, ...] = ()
-
-
-def proven(reason: str, *observations: int | None) -> Answer:
-    """Shorthand for a proven answer."""
-    return Answer(outcome=Outcome.PROVEN, reason=reason, observations=_seqs(observations))
-
-
-def refuted(reason: str, *observations: int | None) -> Answer:
-    """Shorthand for a refuted answer."""
-    return Answer(outcome=Outcome.REFUTED, reason=reason, observations=_seqs(observations))
-
-
-def unknown(reason: str, *observations: int | None) -> Answer:
-    """Shorthand for an unknown answer."""
-    return Answer(outcome=Outcome.UNKNOWN, reason=reason, observations=_seqs(observations))
-
-
-def _seqs(observations: Sequence[int | None]) -> tuple[int, ...]:
-    return tuple(sorted({one for one in observations if one is not None}))
 
 
 def claims_of(case: Case) -> tuple[Claim, ...]:
@@ -149,22 +92,6 @@ def _negative_control(case: Case) -> tuple[Claim, ...]:
     return (_claim("negative-control", statement, answer, required=False),)
 
 
-def _child_ended_well(case: Case) -> Answer | None:
-    """Why the command's own end rules out a proof; ``None`` when it ended with status 0."""
-    role = case.role
-    if role.start_seq is None:
-        return unknown("the command was never started")
-    if role.status is None:
-        return unknown("the command's end was not recorded", role.start_seq)
-    if role.stopped_reason is not None:
-        return unknown(f"the command was stopped: {role.stopped_reason}", role.exit_seq)
-    if role.interrupted:
-        return unknown("the command was interrupted", role.exit_seq)
-    if role.status != 0:
-        return unknown(f"the command failed with status {role.status}", role.exit_seq)
-    return None
-
-
 def _witnessed(case: Case) -> Answer:
     """W1 and W2 (or W2d), together: the heart of every training claim."""
     for witness in (case.w1, case.outside):
@@ -196,7 +123,7 @@ def trained_on_gpu(case: Case) -> Answer:
     answer = _witnessed(case)
     if answer.outcome is Outcome.REFUTED:
         return answer
-    ended = _child_ended_well(case)
+    ended = child_ended_well(case)
     if ended is not None:
         return ended
     if not case.role.hooks and answer.outcome is Outcome.UNKNOWN:
@@ -227,7 +154,7 @@ def memory_allocated(case: Case) -> Answer:
     stepping = [source for source in case.role.hooks.values() if source.stepping]
     if stepping and not samples and case.w1.state is WitnessState.CONTRADICTED:
         return refuted(f"the training process held no GPU memory at any step: {case.w1.reason}", *case.w1.observations)
-    ended = _child_ended_well(case)
+    ended = child_ended_well(case)
     if ended is not None:
         return ended
     if not stepping or most == 0:
@@ -255,7 +182,7 @@ def expected_gpu(case: Case) -> Answer:
     uuids = sorted({one.uuid for one in case.pairs})
     if not uuids:
         return _expected_without_training(case)
-    ended = _child_ended_well(case)
+    ended = child_ended_well(case)
     if readings.expect_gpu is None:
         strange = _strange_machine(case, uuids)
         if strange is not None:
@@ -336,63 +263,10 @@ def evidence_saved(case: Case) -> Answer:
     return proven(f"{', '.join(EVIDENCE_FILES)} saved, with their digests in the journal", seq)
 
 
-def faster_than_cpu(case: Case) -> Answer:
-    """The median step of the training against that of the same command on the CPU."""
-    other = case.readings.roles["cpu-comparison"]
-    if other.start_seq is None:
-        return unknown("no comparison with the CPU was run")
-    if other.status != 0 or other.interrupted or other.stopped_reason is not None:
-        return unknown("the comparison on the CPU did not end well", other.exit_seq)
-    gpu, cpu = _medians(case.role), _medians(other)
-    if not gpu or not cpu:
-        return unknown("too few steps were timed for a median", case.role.exit_seq, other.exit_seq)
-    if any(
-        not one.startswith("cpu") for source in other.hooks.values() for s in source.samples for one in s.parameters
-    ):
-        return unknown("the comparison did not stay on the CPU", other.exit_seq)
-    if _model_bytes(case.role) != _model_bytes(other):
-        return unknown("the two runs trained models of different size", case.role.exit_seq, other.exit_seq)
-    if case.w1.state is not WitnessState.CONFIRMED:
-        return unknown(f"W1 {case.w1.state.value}: {case.w1.reason}", *case.w1.observations)
-    slowest, fastest = max(gpu), min(cpu)
-    ratio = fastest / slowest
-    reason = f"median step {slowest * 1000:.2f} ms on the GPU, {fastest * 1000:.2f} ms on the CPU: ratio {ratio:.2f}"
-    seqs = (case.role.exit_seq, other.exit_seq)
-    if ratio < REQUIRED_SPEED_RATIO:
-        return refuted(reason, *seqs)
-    ended = _child_ended_well(case)
-    return proven(reason, *seqs) if ended is None else ended
-
-
-def _medians(role: RoleReadings) -> list[float]:
-    """Median seconds a step of each stepping process; empty when one has too few or when records are missing."""
-    stepping = [source for source in role.hooks.values() if source.stepping]
-    complete = all(role.expected_hooks.get(one.source) == len(one.numbers) for one in stepping)
-    intervals = [_intervals(source) for source in stepping]
-    if not complete or any(len(one) < MINIMUM_INTERVALS for one in intervals):
-        return []
-    return [statistics.median(one) for one in intervals]
-
-
-def _intervals(source: HookSource) -> list[float]:
-    """Seconds between steps after the warm-up; thinned times count each step between them alike."""
-    found: list[float] = []
-    times = [one for one in source.times if one[0] > WARM_UP_STEPS]
-    for (step, t), (later, until) in itertools.pairwise(times):
-        if 0 < later - step <= 1000 and until > t:
-            found.extend([(until - t) / (later - step)] * (later - step))
-    return found
-
-
-def _model_bytes(role: RoleReadings) -> list[int]:
-    first = [source.samples[0] for source in role.hooks.values() if source.samples]
-    return sorted(sum(sample.parameters.values()) for sample in first)
-
-
 def computed_on_gpu(case: Case) -> Answer:
     """For any program: the driver lists a process of the tree with more than a context, and the device worked."""
     role = case.role
-    ended = _child_ended_well(case)
+    ended = child_ended_well(case)
     if ended is not None:
         return ended
     if role.sampler_problem:

@@ -16,7 +16,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from ongpu.domain import testimony
-from ongpu.domain.claims import Case, claims_of
+from ongpu.domain.case import Case
+from ongpu.domain.claims import claims_of
 from ongpu.domain.readings import Readings, read
 from ongpu.domain.shapes import JudgeError
 from ongpu.domain.verdict import Cause, Claim, Outcome, Verdict, WitnessState, worst
