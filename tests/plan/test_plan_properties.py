@@ -60,7 +60,7 @@ def decide(machine: Machine, spec: str | None = None, channel: str = "stable") -
 
 
 @given(machine=machines(), spec=st.sampled_from(SPECS), channel=st.sampled_from(["stable", "nightly", "any"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_every_decision_is_whole_and_never_cpu(machine: Machine, spec: str | None, channel: str) -> None:
     decision = decide(machine, spec, channel)
     assert decision.next_step
