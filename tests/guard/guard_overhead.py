@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import sys
@@ -104,4 +105,7 @@ if __name__ == "__main__":
     if "ONGPU_HOOK_DIR" not in os.environ:
         folder = Path(tempfile.mkdtemp(prefix="ongpu-overhead-"))
         os.execve(sys.executable, [sys.executable, *sys.argv], hooked_environment(os.environ, folder=folder))
-    print(json.dumps(train(float(sys.argv[1]) if sys.argv[1:] else 120.0)))
+    try:
+        print(json.dumps(train(float(sys.argv[1]) if sys.argv[1:] else 120.0)))
+    finally:
+        shutil.rmtree(os.environ["ONGPU_HOOK_DIR"], ignore_errors=True)

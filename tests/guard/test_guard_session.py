@@ -259,8 +259,9 @@ time.sleep(60)
     text = f"""
 import sys
 sys.path[:0] = {sys.path!r}
+from pathlib import Path
 from tests.guard.guard_harness import PYTHON, prove
-prove([PYTHON, "-c", {child!r}])
+prove([PYTHON, "-c", {child!r}], scratch=Path({str(tmp_path)!r}))
 """
     with subprocess.Popen([PYTHON, script(tmp_path, text)]) as supervisor:
         deadline = time.monotonic() + 60
