@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ongpu.domain.plain import plain
-from ongpu.domain.verdict import Verdict
+from ongpu.domain.verdict import Cause, Outcome, Verdict
 from ongpu.domain.witness import Observation
 from ongpu.errors import DoorError, OngpuError, UsageError, WorkError
 from ongpu.evidence.journal import JOURNAL_NAME, Journal
@@ -37,6 +37,7 @@ REHEARSED = (
     "REHEARSED: this was walked through for a described machine and trained on the CPU. "
     "Nothing here was observed on a GPU, and nothing is proven."
 )
+EXIT_STATUS: Mapping[Outcome, int] = {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}
 SMI_FILE = "nvidia_smi.txt"
 LOG_FILE = "training_log.txt"
 
@@ -111,6 +112,24 @@ def check_command(command: Sequence[str], *, path: str | None, example: str) -> 
     else:
         reason, step = "is no command that can be started here", f"Check its spelling, or give its path: {example}"
     raise UsageError(f"{name!r} {reason}.", next_step=step)
+
+
+def next_after(verdict: Verdict, bundle: Path | str) -> str:
+    """What to type after a verdict that nothing blocked."""
+    if verdict.simulated:
+        return "Run `ongpu enable` on the machine with the GPU; a rehearsal proves nothing."
+    match verdict.outcome:
+        case Outcome.PROVEN:
+            return f"Give the bundle to whoever must believe it; they type: ongpu evidence check {bundle}"
+        case Outcome.REFUTED if verdict.cause is Cause.SILENT_CPU:
+            return (
+                "It trained on the CPU: `ongpu doctor` says whether its environment can use this machine's GPU; "
+                "where it can, the program has to move its model and data there."
+            )
+        case Outcome.REFUTED:
+            return "Read the refuted claims above: each names what was seen instead."
+        case Outcome.UNKNOWN:
+            return "Read the unknown claims above: each names what could not be observed, and why."
 
 
 def redactor_for(doors: Doors, *, pseudonymous: bool) -> Redactor:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ongpu import __version__, probe
-from ongpu.domain.verdict import Outcome, Verdict
+from ongpu.domain.verdict import Verdict
 from ongpu.errors import InterruptedRunError, OngpuError, UsageError
 from ongpu.evidence.journal import free_sibling
 from ongpu.guard.session import GuardResult, GuardSettings
-from ongpu.proof import LOG_FILE, Bundle, Doors, Sealed, Start, check_command, redactor_for
+from ongpu.proof import EXIT_STATUS, LOG_FILE, Bundle, Doors, Sealed, Start, check_command, next_after, redactor_for
 
 _DEFAULT_BUNDLE = Path("ongpu_runs/run")
 
@@ -50,7 +50,12 @@ class RunReport:
             return self.status
         if self.interrupted:
             return InterruptedRunError.exit_status
-        return {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}[self.verdict.outcome]
+        return EXIT_STATUS[self.verdict.outcome]
+
+    @property
+    def next_step(self) -> str:
+        """What to type now."""
+        return next_after(self.verdict, self.bundle)
 
 
 def prove_run(

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
 from ongpu.errors import BlockedError, DoorError, InterruptedRunError, OngpuError
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 _P = ParamSpec("_P")
+
+# Wider than any line of ours: nothing is folded for who has no columns.
+_PIPE_WIDTH = 100_000
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
 
@@ -44,6 +51,22 @@ def command(name: str) -> Callable[[Callable[_P, int]], Callable[_P, None]]:
         return run
 
     return wrap
+
+
+def show(rendered: RenderableType, *, to_stderr: bool = False) -> None:
+    """Print text for people: as wide as the terminal, or one line a line where a pipe or a log takes it."""
+    from rich.console import Console
+
+    terminal = Console(stderr=to_stderr)
+    if terminal.is_terminal:
+        terminal.print(rendered)
+        return
+    width = None if "COLUMNS" in os.environ else _PIPE_WIDTH
+    piped = Console(stderr=to_stderr, width=width)
+    with piped.capture() as captured:
+        piped.print(rendered)
+    stream = sys.stderr if to_stderr else sys.stdout
+    stream.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def refuse(name: str, error: OngpuError, *, as_json: bool) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from ongpu.cli.frame import AsJson, command
+from ongpu.cli.frame import AsJson, command, show
 from ongpu.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Python = Annotated[
     str | None,
@@ -22,13 +24,13 @@ Capabilities = Annotated[
 ]
 
 
-def _show(name: str, value: object, rendered: object, *, as_json: bool) -> None:
+def _show(name: str, value: object, rendered: RenderableType, *, as_json: bool) -> None:
     if as_json:
         from ongpu.report.document import to_json
 
         sys.stdout.write(to_json(name, value))
     else:
-        Console().print(rendered, soft_wrap=False)
+        show(rendered)
 
 
 @command("probe")

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ongpu.cli.frame import AsJson, command
-from ongpu.errors import UsageError
+from ongpu.cli.frame import AsJson, command, show
+from ongpu.errors import UsageError, WorkError
 
 Command = Annotated[list[str] | None, typer.Argument(help="The training command, after --.", show_default=False)]
 Evidence = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the bundle; must be free.")]
@@ -85,7 +85,7 @@ def enable(
     if as_json:
         sys.stdout.write(to_json("enable", report))
     else:
-        console.print(terminal.enabled(report))
+        show(terminal.enabled(report))
     return report.exit_status
 
 
@@ -116,10 +116,10 @@ def install(
     from ongpu import plan as planner
     from ongpu.cli.live import last_line
     from ongpu.cli.outside import doors
-    from ongpu.domain.verdict import Outcome
     from ongpu.environment import read_environment
     from ongpu.install import InstallRequest
     from ongpu.install import install as make
+    from ongpu.proof import EXIT_STATUS
     from ongpu.report import terminal
     from ongpu.report.document import to_json
 
@@ -158,10 +158,10 @@ def install(
     if as_json:
         sys.stdout.write(to_json("install", report))
     else:
-        Console().print(terminal.install(report))
+        show(terminal.install(report))
     if report.dry_run:
         return 0
-    return {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}[report.outcome]
+    return EXIT_STATUS[report.outcome]
 
 
 @command("run")
@@ -182,6 +182,8 @@ def run(
     from ongpu.prove_run import RunRequest, prove_run
     from ongpu.report import terminal
 
+    if json_file is not None:
+        _check_writable(json_file)
     request = RunRequest(
         command=tuple(words or ()),
         evidence=evidence,
@@ -192,10 +194,29 @@ def run(
     report = prove_run(
         request, doors=doors(), argv=tuple(sys.argv), console=sys.stdout.buffer, console_err=sys.stderr.buffer
     )
-    Console(stderr=True).print(terminal.verdict(report.verdict), f"\nEvidence: {report.bundle}")
+    show(terminal.ran(report), to_stderr=True)
     if json_file is not None:
-        json_file.write_text((Path(report.bundle) / "verdict.json").read_text("utf-8"), "utf-8")
+        try:
+            json_file.write_bytes((Path(report.bundle) / "verdict.json").read_bytes())
+        except OSError as error:
+            raise WorkError(
+                f"{json_file} could not be written: {error.strerror}.",
+                next_step=f"The same document is in the evidence: {Path(report.bundle) / 'verdict.json'}",
+            ) from error
     return report.exit_status
+
+
+def _check_writable(path: Path) -> None:
+    """Before a training of hours, not after it."""
+    if path.is_dir():
+        reason = "is a folder"
+    elif not path.parent.is_dir():
+        reason = "is in a folder that does not exist"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        reason = "cannot be written"
+    else:
+        return
+    raise UsageError(f"--json {path} {reason}.", next_step="Name a file in a folder that you may write to.")
 
 
 @command("train")

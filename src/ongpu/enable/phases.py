@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from ongpu import catalog, environment, plan, probe, scan, smoke
 from ongpu import install as installer
-from ongpu.domain.arch import ComputeCapability, RuntimeVersion
+from ongpu.domain.arch import RuntimeVersion
 from ongpu.domain.blocked import diagnose_blocked
 from ongpu.domain.build import Decision, DecisionKind
 from ongpu.domain.coverage import CodeVerdict
@@ -128,7 +128,7 @@ def install_phase(context: Context, decision: Decision, on_output: Callable[[byt
     if report.outcome is not Outcome.PROVEN or report.environment is None:
         raise BlockedError(
             report.reason,
-            next_step="Read install_log.txt in the evidence; the old state was left as it was.",
+            next_step=_read_install_log(context) if report.log is not None else "Mend that, then run it again.",
             cause=(report.cause or Cause.PYTHON_ENV).value,
             lines=report.problems,
         )
@@ -138,21 +138,26 @@ def install_phase(context: Context, decision: Decision, on_output: Callable[[byt
     return Step(value=report.environment, summary=f"{report.venv}: {kept}{changes}")
 
 
+def _read_install_log(context: Context) -> str:
+    return f"Read {context.bundle.folder / 'install_log.txt'}; the old state was left as it was."
+
+
 def _adopt(context: Context, decision: Decision) -> Step[Environment]:
     assert context.adopted is not None
     found = environment.read_environment(context.adopted, processes=context.doors.processes)
     context.bundle.value("environment", found)
     version = found.torch.version if found.torch else "none"
-    if context.rehearsed:
-        planned = f"planned, not carried out: {shlex.join(decision.command)}" if decision.command else "nothing planned"
-        return Step(value=found, summary=f"{planned}; rehearsing with torch {version}", outcome=PhaseOutcome.REHEARSED)
     if found.torch is None:
+        rehearsing = "A rehearsal trains on the CPU: name a Python that has torch with --python."
         raise BlockedError(
             f"There is no torch in the environment of {context.adopted}.",
-            next_step=_install_hint(decision),
+            next_step=rehearsing if context.rehearsed else _install_hint(decision),
             cause=Cause.PYTHON_ENV.value,
             lines=found.problems,
         )
+    if context.rehearsed:
+        planned = f"planned, not carried out: {shlex.join(decision.command)}" if decision.command else "nothing planned"
+        return Step(value=found, summary=f"{planned}; rehearsing with torch {version}", outcome=PhaseOutcome.REHEARSED)
     if found.torch.cpu_only:
         raise BlockedError(
             f"The torch in the environment of {context.adopted} is a CPU-only build ({version}).",
@@ -248,7 +253,7 @@ def smoke_phase(
     if wrong is not None:
         raise BlockedError(
             f"{wrong.name} is {wrong.outcome.value}: {wrong.reason}",
-            next_step="Read torch_cuda_check.txt in the evidence; `ongpu diagnose` on it names the cause.",
+            next_step=f"Read what torch said: ongpu diagnose {context.bundle.folder / 'torch_cuda_check.txt'}",
             cause=(wrong.cause or Cause.UNDETERMINED).value,
             lines=wrong.lines,
         )
@@ -279,8 +284,3 @@ def training_requirements() -> tuple[str, ...]:
     extra = [one for one in parsed if one.marker is not None and one.marker.evaluate({"extra": "training"})]
     plainly = [one for one in extra if not one.marker or not one.marker.evaluate({"extra": ""})]
     return tuple(f"{one.name}{one.specifier}" for one in plainly if one.name != "torch")
-
-
-def capability_of(device: Device | None) -> ComputeCapability | None:
-    """The device's compute capability, where it is known."""
-    return device.compute_capability if device else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ongpu.domain.verdict import Cause, Outcome, Verdict
+from ongpu.proof import EXIT_STATUS
 
 PHASES = ("probe", "plan", "install", "scan", "smoke", "train", "compare", "evidence")
 
@@ -90,7 +91,7 @@ class EnableReport:
             return 3
         if self.rehearsed:
             return 0
-        return {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}[self.outcome]
+        return EXIT_STATUS[self.outcome]
 
 
 class Watch(Protocol):

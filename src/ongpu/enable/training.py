@@ -17,10 +17,12 @@ from ongpu.enable.request import PhaseOutcome, Watch
 from ongpu.enable.road import Step
 from ongpu.errors import BlockedError, WorkError
 from ongpu.guard.session import GuardResult, GuardSettings
-from ongpu.proof import LOG_FILE
+from ongpu.proof import LOG_FILE, REHEARSED
 
 # The first steps load libraries and choose algorithms: they are left out of a median.
 _WARM_UP_STEPS = 3
+# What is shown of a log that names no known cause.
+_TAIL_LINES, _TAIL_BYTES, _LINE_WIDTH = 5, 1 << 16, 300
 
 
 class _Passing:
@@ -53,31 +55,38 @@ def train_phase(
     result = bundle.guarded(command.argv, settings=settings, console=_Passing(watch))  # type: ignore[arg-type]
     if result.interrupted:
         raise KeyboardInterrupt
-    if command.output is not None:
-        _metrics(context, command.output, role="train")
+    steps = _metrics(context, command.output, role="train") if command.output is not None else None
     if result.status != 0 or result.stopped is not None:
-        raise _failed(bundle.folder / LOG_FILE, result)
+        how = result.stopped_reason or f"the training ended with {result.signal or f'exit status {result.status}'}"
+        raise _failed(bundle.folder / LOG_FILE, how)
+    if steps == 0:
+        raise _failed(bundle.folder / LOG_FILE, "exit status 0, but it wrote down no training step")
     outcome = PhaseOutcome.REHEARSED if context.rehearsed else PhaseOutcome.DONE
-    return Step(value=result, summary=f"exit status 0 after {result.seconds:.1f} s", outcome=outcome)
+    summary = f"exit status 0 after {result.seconds:.1f} s" + (f", {steps} steps" if steps else "")
+    if result.log_error is not None:
+        return Step(value=result, summary=f"{summary}; its log is cut: {result.log_error}", outcome=PhaseOutcome.NOTED)
+    return Step(value=result, summary=summary, outcome=outcome)
 
 
-def _failed(log: Path, result: GuardResult) -> BlockedError:
-    found = diagnose.diagnose(log.read_bytes() if log.exists() else b"")
-    how = result.stopped_reason or f"the training ended with {result.signal or f'exit status {result.status}'}"
-    cause = found.cause if found.cause is not Cause.HEALTHY else Cause.UNDETERMINED
-    return BlockedError(
-        f"The training did not complete: {how}.",
-        next_step=found.next_step,
-        cause=cause.value,
-        lines=tuple(f"{LOG_FILE}:{finding.line}: {finding.text}" for finding in found.findings),
-    )
+def _failed(log: Path, how: str) -> BlockedError:
+    data = log.read_bytes() if log.exists() else b""
+    found = diagnose.diagnose(data)
+    if found.cause in (Cause.HEALTHY, Cause.UNDETERMINED):
+        cause = Cause.UNDETERMINED
+        said = [line.strip() for line in data[-_TAIL_BYTES:].decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = tuple(line[:_LINE_WIDTH] for line in said[-_TAIL_LINES:] if line != REHEARSED)
+        next_step = f"Its log names no known cause: read {log} and mend the command, then run it again."
+    else:
+        cause, next_step = found.cause, found.next_step
+        lines = tuple(f"{LOG_FILE}:{finding.line}: {finding.text}" for finding in found.findings)
+    return BlockedError(f"The training did not complete: {how}.", next_step=next_step, cause=cause.value, lines=lines)
 
 
 def compare_phase(context: Context, command: TrainCommand, variables: Mapping[str, str], watch: Watch) -> Step[None]:
     """A few of the same steps on the CPU. What fails here leaves a claim unknown; it does not end the road."""
     if context.rehearsed or not command.ours:
         why = (
-            "rehearsed: it trained on the CPU itself"
+            "the rehearsal trained on the CPU itself"
             if context.rehearsed
             else "the options of this command are not known"
         )
@@ -116,19 +125,22 @@ def _compare(
     return Step(value=None, summary=f"{COMPARED_STEPS} of the same steps on the CPU in {result.seconds:.1f} s")
 
 
-def _metrics(context: Context, output: Path, *, role: str) -> None:
-    """What the training wrote of itself, copied and summed up: claimed by it, measured by nobody else."""
+def _metrics(context: Context, output: Path, *, role: str) -> int:
+    """What the training wrote of itself, copied and summed up: claimed by it, measured by nobody else.
+
+    Returns how many steps it wrote down.
+    """
     path = context.doors.cwd / output / "metrics.jsonl"
     try:
         text = path.read_text("utf-8")
         rows = [json.loads(line) for line in text.splitlines() if line]
     except (OSError, ValueError) as error:
         context.bundle.record("metrics", {"role": role, "steps": None, "reason": f"metrics.jsonl: {error}"})
-        return
+        return 0
     steps = [row for row in rows if "loss" in row]
     later = steps[_WARM_UP_STEPS:] or steps
     if not steps:
-        return
+        return 0
     try:
         summary = {
             "role": role,
@@ -147,3 +159,4 @@ def _metrics(context: Context, output: Path, *, role: str) -> None:
     context.bundle.record("metrics", summary)
     if not context.rehearsed:
         context.bundle.text("metrics.jsonl" if role == "train" else "cpu_comparison_metrics.jsonl", text)
+    return len(steps)

@@ -14,7 +14,7 @@ from pathlib import Path
 from ongpu import __version__, environment, plan
 from ongpu import install as installer
 from ongpu.domain.machine import Machine
-from ongpu.domain.verdict import Cause, Outcome
+from ongpu.domain.verdict import Cause
 from ongpu.enable.command import TrainCommand, child_environment, is_milestone, train_command
 from ongpu.enable.phases import (
     Context,
@@ -31,7 +31,7 @@ from ongpu.enable.training import compare_phase, train_phase
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError
 from ongpu.evidence.journal import free_sibling
 from ongpu.plan.request import check_request
-from ongpu.proof import Bundle, Doors, Sealed, Start, check_command, redactor_for
+from ongpu.proof import Bundle, Doors, Sealed, Start, check_command, next_after, redactor_for
 from ongpu.stage import staged_training
 
 _MILESTONE_BUNDLE = Path("submission_runs/m40_gpu_enablement")
@@ -207,7 +207,7 @@ def _report(road: Road, sealed: Sealed, blocked: BlockedError | None) -> EnableR
         blocked_in=_blocked_phase(road) if blocked else None,
         reason=blocked.message if blocked else verdict.reason,
         lines=blocked.lines if blocked else (),
-        next_step=blocked.next_step if blocked else _next_step(verdict.outcome, sealed, road),
+        next_step=blocked.next_step if blocked else next_after(verdict, sealed.folder),
         bundle=str(sealed.folder),
         rehearsed=road.bundle.start.simulated,
     )
@@ -215,15 +215,3 @@ def _report(road: Road, sealed: Sealed, blocked: BlockedError | None) -> EnableR
 
 def _blocked_phase(road: Road) -> str:
     return next(phase.name for phase in road.phases if phase.outcome is PhaseOutcome.BLOCKED)
-
-
-def _next_step(outcome: Outcome, sealed: Sealed, road: Road) -> str:
-    if road.bundle.start.simulated:
-        return "Run `ongpu enable` on the machine with the GPU; a rehearsal proves nothing."
-    match outcome:
-        case Outcome.PROVEN:
-            return f"Give the bundle to whoever must believe it; they type: ongpu evidence check {sealed.folder}"
-        case Outcome.REFUTED:
-            return "Read the refuted claims above: each names what was seen instead."
-        case Outcome.UNKNOWN:
-            return "Read the unknown claims above: each names what could not be observed, and why."

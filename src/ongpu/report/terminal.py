@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # a command that shows one kind of answer must not wait for t
     from ongpu.enable import EnableReport
     from ongpu.install import InstallReport
     from ongpu.plan import CommandReport
+    from ongpu.prove_run import RunReport
     from ongpu.smoke import SmokeReport
 
 _STYLE = {
@@ -265,24 +266,29 @@ def enabled(report: EnableReport) -> RenderableType:
 
 
 def verdict(value: Verdict) -> RenderableType:
-    """A verdict with its claims and witnesses."""
+    """A verdict with its claims and witnesses; a reason that several claims share is told once."""
     head = Text.assemble("Verdict: ", styled(value.outcome), f"  {value.reason}")
     if value.cause:
         head.append(f"  cause: {value.cause.value}", style="red")
-    parts: list[RenderableType] = [head]
     if value.simulated:
-        parts.append(Text("REHEARSED: nothing here was observed on a GPU, and nothing is proven.", style="bold yellow"))
-    parts.append(
-        grid(
-            (styled(claim.outcome), Text(claim.id), Text(f"{claim.statement}: {claim.reason}"))
-            for claim in value.claims
-            if claim.required or claim.outcome is not Outcome.UNKNOWN
-        )
-    )
-    parts.append(
-        grid((Text(one.name), styled(one.state), Text(one.level), Text(one.reason)) for one in value.witnesses)
-    )
-    return Group(*parts)
+        mark = "REHEARSED: nothing here was observed on a GPU, and nothing is proven."
+        shown = [claim.statement for claim in value.claims if claim.required]
+        listed = grid((Text("unknown", _STYLE[Outcome.UNKNOWN]), Text(statement)) for statement in shown)
+        return Group(head, Text(mark, style="bold yellow"), listed)
+    told: set[str] = set()
+    rows: list[tuple[RenderableType, ...]] = []
+    for claim in value.claims:
+        if claim.required or claim.outcome is not Outcome.UNKNOWN:
+            reason = "for the same reason" if claim.reason in told else claim.reason
+            told.add(claim.reason)
+            rows.append((styled(claim.outcome), Text(claim.id), Text(f"{claim.statement}: {reason}")))
+    witnesses = grid((Text(one.name), styled(one.state), Text(one.level), Text(one.reason)) for one in value.witnesses)
+    return Group(head, grid(rows), witnesses)
+
+
+def ran(report: RunReport) -> RenderableType:
+    """How ``run`` ended, after the command's own output."""
+    return Group(verdict(report.verdict), Text(f"Evidence: {report.bundle}"), Text(f"Next: {report.next_step}"))
 
 
 def _short(source: str) -> str:
