@@ -113,10 +113,20 @@ def test_a_journal_edited_under_the_supervisor_is_not_sealed(samples: Samples) -
     folder, journal = samples.write("a")
     verdict = recompute(journal.observations())
     path = folder / "journal.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'"status":0', b'"status":1'))
-    with pytest.raises((RefusedError, ValueError), match=r"chain value|not the one"):
-        seal(folder, journal, verdict=verdict)
-    assert not (folder / "manifest.json").exists()
+    before = path.read_bytes()
+    last = before.splitlines(keepends=True)[-1]
+    for edited in (
+        before.replace(b'"status":0', b'"status":1'),
+        before.replace(b'"end":"completed"', b'"end":"completee"'),
+        before.removesuffix(last),
+        before + b"{}",
+        b"",
+    ):
+        assert edited != before
+        path.write_bytes(edited)
+        with pytest.raises(RefusedError, match="changed from outside"):
+            seal(folder, journal, verdict=verdict)
+        assert not (folder / "manifest.json").exists()
 
 
 # C49: the disk fills up at the seal, at each of the calls that can say so.

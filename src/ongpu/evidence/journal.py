@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Protocol, Self
 
 from ongpu.domain.witness import Observation
-from ongpu.errors import UsageError, WorkError
+from ongpu.errors import RefusedError, UsageError, WorkError
 from ongpu.evidence.archive import DEFAULT_LIMITS
 from ongpu.evidence.chain import GENESIS, MAX_LINE_BYTES, STREAMED, JournalError, link, read_journal, scan_journal
 from ongpu.evidence.cleaning import clean
@@ -224,9 +224,24 @@ class Journal:
                 ) from error
 
     def observations(self) -> tuple[Observation, ...]:
-        """What stands in the file now: redacted, and read as the checker reads it."""
+        """What stands in the file now: redacted, and read as the checker reads it.
+
+        Raises :class:`RefusedError` where that is not what was written: somebody else wrote into it.
+        """
         with self._lock:
-            return read_journal(_read_all(self._fd))
+            try:
+                reading = scan_journal(_read_all(self._fd))
+            except JournalError as error:
+                raise self._edited(str(error)) from error
+            if reading.head != self._head or reading.torn_bytes:
+                raise self._edited("its last line is another")
+            return reading.observations
+
+    def _edited(self, what: str) -> RefusedError:
+        return RefusedError(
+            f"The journal {self._folder / JOURNAL_NAME} was changed from outside while the run went on: {what}.",
+            next_step="Find what writes into that folder, and run again with another one.",
+        )
 
     def close(self) -> None:
         """Sync and close. Errors that only show here are raised as :class:`WorkError`. May be called again."""

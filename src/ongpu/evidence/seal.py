@@ -12,10 +12,11 @@ from ongpu.domain.verdict import Verdict
 from ongpu.errors import RefusedError, UsageError, WorkError
 from ongpu.evidence import challenge, statement
 from ongpu.evidence.archive import ArchiveError, Contents, Limits, read_bundle
+from ongpu.evidence.chain import scan_journal
 from ongpu.evidence.dsse import Signer
 from ongpu.evidence.journal import Clock, Journal, JournalError, sync_folder
 from ongpu.evidence.recompute import recompute
-from ongpu.evidence.statement import ENVELOPE_NAME, MANIFEST_NAME
+from ongpu.evidence.statement import ENVELOPE_NAME, JOURNAL_NAME, MANIFEST_NAME
 
 # A run seals its own files: slow disks get the time they need.
 _SEAL_LIMITS: Final = Limits(seconds=600.0)
@@ -84,6 +85,17 @@ def _seal(folder: Path, journal: Journal, *, verdict: Verdict | None, signer: Si
         raise RefusedError(f"{folder} is sealed already.", next_step="Start a new run for new evidence.")
     journal.close()
     contents = _read(folder)
+    sealed = contents.kept.get(JOURNAL_NAME, b"")
+    changed = RefusedError(
+        f"The journal in {folder} was changed while it was being sealed.",
+        next_step="Find what writes into that folder, and run again with another one.",
+    )
+    try:
+        unlike = not sealed.endswith(b"\n") or scan_journal(sealed).head != journal.head
+    except JournalError as error:
+        raise changed from error
+    if unlike:
+        raise changed
     manifest = statement.render(
         observations=observations,
         head=journal.head,
