@@ -70,6 +70,10 @@ _TORCH: Final = re.compile(
 _TORCH_LOCAL: Final = re.compile(
     r"(?<![\w.])((?:1|2)\.\d{1,2}\.\d{1,2}(?:\.?dev\d{0,10})?\+(?:cu\d{2,3}|cpu))(?![\w])", re.IGNORECASE
 )
+# A version right after one of these names is that package's, not torch's.
+_COMPANION: Final = re.compile(
+    r"(?:torch(?:audio|vision|text|data|metrics|ao)|xformers)[-=@:v( ]{0,4}\Z", re.IGNORECASE
+)
 _GPU: Final = re.compile(
     r"((?:NVIDIA )?(?:GeForce (?:RTX|GTX|GT|MX)|RTX PRO|RTX A?|Quadro(?: RTX| GV| GP)?|Tesla|TITAN|GTX)"
     r"\s?[A-Z]{0,4}\d{2,4}[A-Za-z]{0,2}"
@@ -121,8 +125,11 @@ class FactReader:
             self._note("cuda_driver_versions", f"{number // 1000}.{number % 1000 // 10}")
         for match in _RUNTIME.finditer(line):
             self._note("cuda_runtime_versions", match[1])
-        for match in (*_TORCH.finditer(line), *_TORCH_LOCAL.finditer(line)):
+        for match in _TORCH.finditer(line):
             self._note("torch_versions", match[1])
+        for match in _TORCH_LOCAL.finditer(line):
+            if not _COMPANION.search(line[max(match.start() - 24, 0) : match.start()]):
+                self._note("torch_versions", match[1])
         for match in _GPU.finditer(line):
             self._note("gpus", match[1].strip())
         for match in _CAPABILITY.finditer(line) if not _DEMAND.search(line) else ():
