@@ -64,11 +64,14 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """One alternative of a rule (``None``: of the facts): literals as they are, and as they look in a kind."""
+    """One alternative of a rule (``None``: of the facts).
+
+    ``exact`` are its literals; ``others`` the same as they look in a kind, less the one that is the anchor itself.
+    """
 
     rule: Rule | None
     exact: tuple[bytes, ...]
-    kinds: tuple[bytes, ...]
+    others: tuple[bytes, ...]
     anchor: bytes
 
     @classmethod
@@ -76,7 +79,9 @@ class _Group:
         exact = tuple(literal.encode() for literal in literals)
         kinds = tuple(literal.translate(_KIND) for literal in exact)
         pieces = [piece for literal in kinds for piece in literal.split()]
-        return cls(rule=rule, exact=exact, kinds=kinds, anchor=max(pieces, key=len))
+        anchor = max(pieces, key=len)
+        others = tuple(literal for literal in kinds if literal != anchor)
+        return cls(rule=rule, exact=exact, others=others, anchor=anchor)
 
 
 @dataclass(slots=True)
@@ -198,24 +203,33 @@ class _Matcher:
         self._plain_words |= plain
 
     def _wanted(self, text: bytes, words: list[bytes]) -> _Wanted | None:
-        anchors = {anchor for word in words for anchor in self._words.get(word, ())}
+        groups = self._groups_in(text, {anchor for word in words for anchor in self._words.get(word, ())})
         certain: dict[str, Signal] = {}
         doubtful: dict[str, Signal] = {}
         facts = False
-        for anchor in anchors:
-            for group in self._by_anchor[anchor]:
-                if not all(literal in text for literal in group.kinds):
-                    continue
-                if group.rule is None:
-                    facts = True
-                    continue
-                name = group.rule.id
-                against = [literal for literal in self._none[name] if literal.translate(_KIND) in text]
-                if any(map(_has_digit, group.exact)) or any(map(_has_digit, against)):
-                    doubtful[name] = self.signals[name]
-                elif not against:
-                    certain[name] = self.signals[name]
+        for group in groups:
+            if group.rule is None:
+                facts = True
+                continue
+            name = group.rule.id
+            against = [literal for literal in self._none[name] if literal.translate(_KIND) in text]
+            if any(map(_has_digit, group.exact)) or any(map(_has_digit, against)):
+                doubtful[name] = self.signals[name]
+            elif not against:
+                certain[name] = self.signals[name]
         if not (certain or doubtful or facts):
             return None
         rest = [signal for name, signal in doubtful.items() if name not in certain]
         return _Wanted(certain=list(certain.values()), doubtful=rest, fact_lines=_FACT_LINES_A_KIND if facts else 0)
+
+    def _groups_in(self, text: bytes, anchors: set[bytes]) -> list[_Group]:
+        """The alternatives whose every literal is in the kind. The innermost loop of hostile logs: kept bare."""
+        found: list[_Group] = []
+        for anchor in anchors:
+            for group in self._by_anchor[anchor]:
+                for literal in group.others:
+                    if literal not in text:
+                        break
+                else:
+                    found.append(group)
+        return found
