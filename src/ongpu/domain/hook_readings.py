@@ -82,6 +82,7 @@ class HookEnd:
     cuda_initialized: bool
     is_available: bool | None
     optimizers: tuple[OptimizerEnd, ...]
+    memory: tuple[HeldMemory, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,18 +156,6 @@ def take_record(source: HookSource, one: Observation) -> None:
 
 def _step_sample(one: Observation) -> StepSample:
     data = one.data
-    memory = []
-    for each in listed(data, "devices", one):
-        row = mapping(each, one)
-        memory.append(
-            HeldMemory(
-                device=text(row, "device", one),
-                uuid=text_or_none(row, "uuid", one),
-                allocated=whole_or_none(row, "allocated_bytes", one),
-                reserved=whole_or_none(row, "reserved_bytes", one),
-                peak=whole_or_none(row, "max_reserved_bytes", one),
-            )
-        )
     return StepSample(
         seq=one.seq,
         t=number(data, "t_mono", one),
@@ -176,7 +165,22 @@ def _step_sample(one: Observation) -> StepSample:
         parameters=sizes(data, "parameters", one),
         gradients=sizes(data, "gradients", one),
         state=sizes(data, "state", one),
-        memory=tuple(memory),
+        memory=_memory(one),
+    )
+
+
+def _memory(one: Observation) -> tuple[HeldMemory, ...]:
+    """What torch holds on each device the record names."""
+    rows = (mapping(each, one) for each in listed(one.data, "devices", one))
+    return tuple(
+        HeldMemory(
+            device=text(row, "device", one),
+            uuid=text_or_none(row, "uuid", one),
+            allocated=whole_or_none(row, "allocated_bytes", one),
+            reserved=whole_or_none(row, "reserved_bytes", one),
+            peak=whole_or_none(row, "max_reserved_bytes", one),
+        )
+        for row in rows
     )
 
 
@@ -207,4 +211,5 @@ def _hook_end(one: Observation) -> HookEnd:
         cuda_initialized=flag(data, "cuda_initialized", one),
         is_available=None if available is None else flag(data, "is_available", one),
         optimizers=tuple(optimizers),
+        memory=_memory(one) if "devices" in data else (),
     )

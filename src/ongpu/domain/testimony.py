@@ -177,12 +177,17 @@ def trained(role: RoleReadings) -> tuple[Trained, ...]:
     """Every (process, device) that claims tensors on CUDA, with what torch had reserved there over time."""
     found: dict[tuple[str, str], list[Held]] = {}
     for name in sorted(role.hooks):
-        for sample in role.hooks[name].samples:
-            for one in sample.memory:
+        source = role.hooks[name]
+        # Torch keeps what it reserved until the process ends: the last record closes the window in which the driver
+        # was asked. A training of half a second whose optimizer is gone by then has no later sample of its own.
+        looks = [(sample.t, sample.memory) for sample in source.samples]
+        looks += [(source.end.t, source.end.memory)] if source.end is not None else []
+        for t, memory in looks:
+            for one in memory:
                 if one.uuid is not None:
                     points = found.setdefault((name, role.known(one.uuid)), [])
                     if one.reserved is not None and one.peak is not None:
-                        points.append(Held(t=sample.t, reserved=one.reserved, peak=one.peak))
+                        points.append(Held(t=t, reserved=one.reserved, peak=one.peak))
     return tuple(
         Trained(source=role.hooks[name], uuid=uuid, held=tuple(sorted(points, key=lambda held: held.t)))
         for (name, uuid), points in sorted(found.items())

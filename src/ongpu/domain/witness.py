@@ -76,7 +76,8 @@ its source), ``pid``, ``t_mono``; by ``record``:
 ``times``: ``times`` [[step, t_mono], ...]: every step, thinned where steps follow within 5 ms
 ``warning``: ``text`` of a warning about compute capability
 ``error``: ``where``, ``type``, ``text``: the hook itself failed; the process went on
-``end``: ``steps``, ``created``, ``never_stepped`` (optimizers), ``cuda_initialized``, ``is_available`` (null
+``end``: ``devices`` [as in ``step``, those that were sampled],
+    ``steps``, ``created``, ``never_stepped`` (optimizers), ``cuda_initialized``, ``is_available`` (null
     where CUDA was not initialized), ``errors``, ``records`` (how many, this one included), ``optimizers``
     [{``optimizer``, ``optimizer_class``, ``steps``, ``off_cuda_steps`` (steps after which any parameter or
     gradient was not on CUDA: every step is looked at), ``last_sampled_step``, ``last`` {``step``,

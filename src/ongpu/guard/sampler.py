@@ -34,6 +34,8 @@ FAST_S = 0.2
 SLOW_S = 1.0
 ENERGY_S = 1.0
 CALL_TIMEOUT_S = 5.0
+# Without a device to read there would be no line for as long as the tree stays the same, and silence counts as failure.
+ALONE_S = 4.0
 # After this long a reading that says nothing new is written once in KEPT_S only: a night's journal stays small.
 THIN_AFTER_S = 600.0
 KEPT_S = 10.0
@@ -65,6 +67,7 @@ class Sampler:
         self._told: set[tuple[str | None, str, str]] = set()
         self._lost: set[str] = set()
         self._tree: tuple[Member, ...] | None = None
+        self._tree_at = 0.0
         self._nvml: Nvml | None = None
         self._devices: tuple[NvmlDevice, ...] = ()
         try:
@@ -193,9 +196,11 @@ class Sampler:
         return {"sm_percent": [{"pid": one.pid, "percent": one.sm_percent} for one in recent]}
 
     def tree(self, members: list[Member]) -> None:
-        """The tree, when it has changed."""
-        if self._tree != tuple(members):
+        """The tree, when it has changed; and now and then where no device is read, to say that somebody still looks."""
+        quiet = not self._devices and self._now() - self._tree_at >= ALONE_S
+        if self._tree != tuple(members) or quiet:
             self._tree = tuple(members)
+            self._tree_at = self._now()
             self._line(
                 "tree",
                 processes=[{"pid": one.pid, "ppid": one.ppid, "start_time": one.start_time} for one in members],

@@ -126,6 +126,7 @@ class Witness:
         self._ended = False
         self._closing = False
         self._events: list[tuple[int, Any, int]] = []
+        self._sampled_devices: set[str] = set()
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -256,6 +257,7 @@ class Witness:
         held = (parameters, gradients, state)
         used = sorted({device for kind in held for device in kind.by_device if device.startswith("cuda")})
         cuda = self._cuda()
+        self._sampled_devices.update(used)
         stepper.sampled_step = stepper.steps
         self.write(
             "step",
@@ -339,6 +341,7 @@ class Witness:
             cuda = self._cuda()
             self.write(
                 "end",
+                devices=[self._device(cuda, device) for device in sorted(self._sampled_devices)] if cuda else [],
                 steps=self._steps,
                 created=self.created,
                 never_stepped=max(0, self.created - len(self._order)),
