@@ -180,7 +180,7 @@ class Bundle:
 
         Raises :class:`~ongpu.errors.UsageError` where the folder is taken or cannot be written.
         """
-        journal = Journal.create(folder, clock=doors.clock, redact=redactor)
+        made = [one for one in (folder, *folder.parents) if not one.exists()]
         data = new_start(
             profile=start.profile,
             simulated=start.simulated,
@@ -190,12 +190,18 @@ class Bundle:
             more={"argv": list(start.argv), "expect_gpu": start.expect_gpu, "compare_cpu": start.compare_cpu},
         )
         try:
-            journal.record("run.start", data)
-        except WorkError:
-            with contextlib.suppress(OSError, WorkError):  # nothing was observed: nothing is left of it
-                journal.close()
-                (folder / JOURNAL_NAME).unlink()
-                folder.rmdir()
+            journal = Journal.create(folder, clock=doors.clock, redact=redactor)
+            try:
+                journal.record("run.start", data)
+            except WorkError:
+                with contextlib.suppress(OSError, WorkError):
+                    journal.close()
+                    (folder / JOURNAL_NAME).unlink()
+                raise
+        except OngpuError:
+            for one in made:  # nothing was observed: nothing is left of it
+                with contextlib.suppress(OSError):
+                    one.rmdir()
             raise
         return cls(journal=journal, redactor=redactor, doors=doors, start=start)
 

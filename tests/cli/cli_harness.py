@@ -27,16 +27,24 @@ class Ran:
         return found
 
 
+SMALL = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED")
+
+
+def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables a command gets; one that is given as empty is left out."""
+    base = {name: os.environ[name] for name in SMALL if name in os.environ}
+    made = {**base, "COLUMNS": "100", "NO_COLOR": "1", **(variables or {})}
+    return {name: value for name, value in made.items() if value}
+
+
 def ongpu(
     words: Sequence[str], *, cwd: Path, variables: Mapping[str, str] | None = None, timeout_s: float = 110
 ) -> Ran:
     """Run ``ongpu WORDS`` in ``cwd``."""
-    kept = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED")
-    base = {name: os.environ[name] for name in kept if name in os.environ}
     done = subprocess.run(
         [sys.executable, "-m", "ongpu", *words],
         cwd=cwd,
-        env={**base, "COLUMNS": "100", "NO_COLOR": "1", **(variables or {})},
+        env=environment(variables),
         capture_output=True,
         timeout=timeout_s,
         stdin=subprocess.DEVNULL,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from tools.write_contracts import CLI_PAGE, SCHEMAS, cli_page, schema_text
 
 from ongpu.report.contract import DOCUMENTS
 from tests.cli.cli_harness import ongpu
+from tools.write_contracts import CLI_PAGE, SCHEMAS, cli_page, schema_text
 
 ROOT = Path(__file__).parents[2]
 

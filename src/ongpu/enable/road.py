@@ -34,9 +34,9 @@ class Road:
 
     def walk(self, name: str, work: Callable[[], Step[_T]]) -> _T:
         """Do one phase. Whatever it raises is recorded as its end and raised again."""
-        self.watch.phase_began(name)
         began_s = self._clock.mono_s()
         try:
+            self.watch.phase_began(name)
             step = work()
         except BlockedError as error:
             self._ended(name, PhaseOutcome.BLOCKED, began_s, error.message)

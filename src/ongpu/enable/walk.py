@@ -115,7 +115,8 @@ def _check(request: EnableRequest, doors: Doors, *, rehearsed: bool) -> Path | N
     if request.python is not None or rehearsed:
         adopted = environment.choose_python(request.python, cwd=doors.cwd, variables=variables)
     # What a fresh environment will bring is not known yet: there, a bare name is looked up when it is run.
-    if request.command and (adopted is not None or Path(request.command[0]).name != request.command[0]):
+    name = request.command[0] if request.command else None
+    if name is not None and (adopted is not None or not name.strip() or Path(name).name != name):
         path = os.pathsep.join((*([str(adopted.parent)] if adopted else ()), variables.get("PATH", os.defpath)))
         check_command(request.command, path=path, example="ongpu enable -- python train.py")
     return adopted

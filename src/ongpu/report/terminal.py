@@ -267,7 +267,10 @@ def enabled(report: EnableReport) -> RenderableType:
 
 def verdict(value: Verdict) -> RenderableType:
     """A verdict with its claims and witnesses; a reason that several claims share is told once."""
-    head = Text.assemble("Verdict: ", styled(value.outcome), f"  {value.reason}")
+    reason = value.reason
+    for claim in value.claims:  # it is told in full beside the claim
+        reason = reason.removesuffix(f": {claim.reason}")
+    head = Text.assemble("Verdict: ", styled(value.outcome), f"  {reason}")
     if value.cause:
         head.append(f"  cause: {value.cause.value}", style="red")
     if value.simulated:
