@@ -223,12 +223,15 @@ def _check_writable(path: Path) -> None:
 def train(
     context: typer.Context,
     python: Annotated[str | None, typer.Option(metavar="PY", help="Interpreter that has torch.")] = None,
+    help_training: Annotated[bool, typer.Option("--help-training", help="Show the training's own options.")] = False,
 ) -> int:
-    """The reference training, with the options of training/run_train_torch.py (see --help-training)."""
+    """The reference training, with the options of training/run_train_torch.py: see --help-training."""
     from ongpu.cli.outside import doors
     from ongpu.environment import choose_python
     from ongpu.stage import run_staged_training
 
+    if help_training:  # needs no torch, so no environment either
+        return run_staged_training(Path(sys.executable), ["--help"], environment=dict(os.environ))
     outside = doors()
     chosen = choose_python(python, cwd=outside.cwd, variables=outside.host.environment())
     return run_staged_training(chosen, context.args, environment=dict(os.environ))
