@@ -42,6 +42,7 @@ class Process:
     warnings: tuple[str, ...] = ()
     hip: str | None = None
     ends: bool = True
+    at_exit: str | None = None
     sampled: tuple[int, ...] = (1, 2, 3, 4, 5, 15, 25, 35)
 
     @property
@@ -78,7 +79,7 @@ class Process:
             told.append({"record": "times", "t_mono": self.ended - 0.05, "times": times})
         if self.ends:
             if self.steps:
-                told.append(self._step(self.steps, final=True))
+                told.append(self._final())
             told.append(self._end(len(told) + 1))
         return [{**record, "n": n, "pid": self.pid} for n, record in enumerate(told)]
 
@@ -117,6 +118,14 @@ class Process:
             ],
             "event": None,
         }
+
+    def _final(self) -> dict[str, Any]:
+        told = self._step(self.steps, final=True)
+        if self.at_exit is not None:
+            for part in ("parameters", "gradients", "state"):
+                told[part] = {self.at_exit: sum(told[part].values())}
+            told["devices"] = []
+        return told
 
     def _end(self, records: int) -> dict[str, Any]:
         off = 0

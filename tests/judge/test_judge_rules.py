@@ -64,6 +64,14 @@ def test_part_of_the_work_elsewhere_is_refuted(process: Process) -> None:
     assert witness(verdict, "W1").state is WitnessState.CONTRADICTED
 
 
+def test_a_model_moved_to_the_cpu_after_its_last_step_trained_where_its_steps_were() -> None:
+    # Lightning does so in its teardown: refuted on a real H100 before this rule, though every step was on CUDA.
+    verdict = judge(Run(guarded=Guarded(processes=[Process(at_exit="cpu")])).observations())
+    assert verdict.outcome is PROVEN, verdict.reason
+    moved_earlier = Process(at_exit="cpu", cpu_from_step=40)
+    assert judge(Run(guarded=Guarded(processes=[moved_earlier])).observations()).outcome is REFUTED
+
+
 def test_the_worst_rank_decides() -> None:
     ranks = [Process(pid=4242 + n, rank=n, world_size=2) for n in range(2)]
     assert judge(Run(guarded=Guarded(processes=ranks)).observations()).outcome is PROVEN

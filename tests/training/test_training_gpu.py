@@ -106,7 +106,7 @@ def test_the_flash_operator_is_the_spread_out_attention() -> None:
     ]
     results = []
     for kind in (torch.float32, torch.bfloat16):
-        parts = [leaf.to(kind).requires_grad_() for leaf in leaves]
+        parts = [leaf.detach().to(kind).requires_grad_() for leaf in leaves]
         mixed = attend(parts[0], parts[1], parts[2], layout)
         mixed.float().square().sum().backward()
         results.append([mixed, *(part.grad for part in parts)])

@@ -99,6 +99,7 @@ class HookSource:
     world_size: int | None = None
     numbers: list[int] = field(default_factory=list)
     samples: list[StepSample] = field(default_factory=list)
+    at_exit: list[StepSample] = field(default_factory=list)
     times: list[tuple[int, float]] = field(default_factory=list)
     warnings: list[tuple[int, str]] = field(default_factory=list)
     errors: list[tuple[int, str]] = field(default_factory=list)
@@ -137,7 +138,9 @@ def take_record(source: HookSource, one: Observation) -> None:
             source.rank = whole_or_none(data, "rank", one)
             source.world_size = whole_or_none(data, "world_size", one)
         case "step":
-            source.samples.append(_step_sample(one))
+            sample = _step_sample(one)
+            # Where things lie at the exit says nothing of a step: Lightning moves its model to the CPU when it is done.
+            (source.at_exit if sample.final else source.samples).append(sample)
         case "times":
             for each in listed(data, "times", one):
                 if not isinstance(each, Sequence) or isinstance(each, str) or len(each) != 2:

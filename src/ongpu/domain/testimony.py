@@ -144,7 +144,7 @@ def _lacks(source: HookSource) -> str | None:
         by_optimizer.setdefault(sample.optimizer, []).append(sample)
     for one in end.optimizers:
         samples = by_optimizer.get(one.optimizer, [])
-        first = any(sample.optimizer_step == 1 and not sample.final for sample in samples)
+        first = any(sample.optimizer_step == 1 for sample in samples)
         if not first or one.last_step != one.steps:
             return f"{source.label}: the first or the last step of optimizer {one.optimizer} was not seen"
         if one.last_parameters[1] == 0 or one.last_parameters[0] != one.last_parameters[1]:
@@ -180,7 +180,7 @@ def trained(role: RoleReadings) -> tuple[Trained, ...]:
         source = role.hooks[name]
         # Torch keeps what it reserved until the process ends: the last record closes the window in which the driver
         # was asked. A training of half a second whose optimizer is gone by then has no later sample of its own.
-        looks = [(sample.t, sample.memory) for sample in source.samples]
+        looks = [(sample.t, sample.memory) for sample in (*source.samples, *source.at_exit)]
         looks += [(source.end.t, source.end.memory)] if source.end is not None else []
         for t, memory in looks:
             for one in memory:

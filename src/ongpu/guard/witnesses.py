@@ -28,7 +28,7 @@ class FirstLook:
 
     def hook(self, record: Mapping[str, object]) -> bool:
         """Take a hook record; True when it is the first step that is wholly on CUDA."""
-        if record.get("record") != "step":
+        if record.get("record") != "step" or record.get("final") is True:
             return False
         devices: list[str] = []
         for part in ("parameters", "gradients", "state"):
