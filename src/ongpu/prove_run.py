@@ -12,7 +12,9 @@ from ongpu.domain.verdict import Verdict
 from ongpu.errors import InterruptedRunError, OngpuError, UsageError
 from ongpu.evidence.journal import free_sibling
 from ongpu.guard.session import GuardResult, GuardSettings
-from ongpu.proof import EXIT_STATUS, LOG_FILE, Bundle, Doors, Sealed, Start, check_command, next_after, redactor_for
+from ongpu.proof.answers import EXIT_STATUS, check_command, next_after
+from ongpu.proof.bundle import LOG_FILE, Bundle, Sealed, Start
+from ongpu.proof.doors import Doors, redactor_for
 
 _DEFAULT_BUNDLE = Path("ongpu_runs/run")
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from ongpu.machine.clock import RealClock
 from ongpu.machine.host import RealHost
 from ongpu.machine.process import Completed, RealProcesses
 from ongpu.machine.replay import Replay
-from ongpu.proof import Doors
+from ongpu.proof.doors import Doors
 from ongpu.report.pages import BundlePages
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -198,6 +199,25 @@ def test_an_interrupt_in_a_phase_seals_what_was_observed(phase: str, number: sig
     checked = check(tmp_path / "ev")
     assert checked.exit_status == 3 and not checked.problems, checked  # 3: simulated
     assert watch.ended[-1].name == "evidence"
+
+
+class InterruptedInUv(RealPython):
+    """Ctrl-C while uv works."""
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        if any(Path(word).name.startswith("uv") for word in argv[:1]):
+            raise KeyboardInterrupt
+        return super().run(argv, **options)
+
+
+@pytest.mark.process
+def test_an_interrupt_while_packages_are_installed_leaves_no_environment(tmp_path: Path) -> None:
+    doors = recorded("h100.json", tmp_path)
+    replay = Recorded((RECORDINGS / "h100.json").read_text("utf-8"))
+    with pytest.raises(InterruptedRunError, match="Interrupted in phase install"):
+        walked(EnableRequest(evidence=Path("ev")), replace(doors, processes=InterruptedInUv(replay)))
+    assert [path.name for path in tmp_path.iterdir()] == ["ev"]
+    assert check(tmp_path / "ev").exit_status == 0
 
 
 @pytest.mark.process

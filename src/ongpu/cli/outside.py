@@ -11,7 +11,7 @@ from ongpu.machine.clock import RealClock
 from ongpu.machine.host import RealHost
 from ongpu.machine.nvml import open_nvml
 from ongpu.machine.process import RealProcesses
-from ongpu.proof import Doors
+from ongpu.proof.doors import Doors
 from ongpu.report.pages import BundlePages
 
 

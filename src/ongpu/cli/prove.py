@@ -119,7 +119,7 @@ def install(
     from ongpu.environment import read_environment
     from ongpu.install import InstallRequest
     from ongpu.install import install as make
-    from ongpu.proof import EXIT_STATUS
+    from ongpu.proof.answers import EXIT_STATUS
     from ongpu.report import terminal
     from ongpu.report.document import to_json
 

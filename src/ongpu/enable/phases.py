@@ -26,7 +26,8 @@ from ongpu.enable.request import EnableRequest, PhaseOutcome
 from ongpu.enable.road import Step
 from ongpu.errors import BlockedError, DoorError
 from ongpu.machine.nvml import Nvml
-from ongpu.proof import Bundle, Doors
+from ongpu.proof.bundle import Bundle
+from ongpu.proof.doors import Doors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

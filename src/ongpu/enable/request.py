@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ongpu.domain.verdict import Cause, Outcome, Verdict
-from ongpu.proof import EXIT_STATUS
+from ongpu.proof.answers import EXIT_STATUS
 
 PHASES = ("probe", "plan", "install", "scan", "smoke", "train", "compare", "evidence")
 

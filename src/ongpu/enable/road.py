@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ongpu.enable.request import Phase, PhaseOutcome, Watch
-from ongpu.errors import BlockedError, OngpuError
+from ongpu.errors import BlockedError, InterruptedRunError, OngpuError
 from ongpu.machine.clock import Clock
-from ongpu.proof import Bundle
+from ongpu.proof.bundle import Bundle
 
 _T = TypeVar("_T")
 
@@ -40,6 +40,9 @@ class Road:
             step = work()
         except BlockedError as error:
             self._ended(name, PhaseOutcome.BLOCKED, began_s, error.message)
+            raise
+        except InterruptedRunError as error:
+            self._ended(name, PhaseOutcome.INTERRUPTED, began_s, error.message)
             raise
         except OngpuError as error:
             self._ended(name, PhaseOutcome.FAILED, began_s, error.message)

@@ -17,7 +17,7 @@ from ongpu.enable.request import PhaseOutcome, Watch
 from ongpu.enable.road import Step
 from ongpu.errors import BlockedError, WorkError
 from ongpu.guard.session import GuardResult, GuardSettings
-from ongpu.proof import LOG_FILE, REHEARSED
+from ongpu.proof.bundle import LOG_FILE, REHEARSED
 
 # The first steps load libraries and choose algorithms: they are left out of a median.
 _WARM_UP_STEPS = 3

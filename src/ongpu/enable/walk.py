@@ -31,7 +31,9 @@ from ongpu.enable.training import compare_phase, train_phase
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError
 from ongpu.evidence.journal import free_sibling
 from ongpu.plan.request import check_request
-from ongpu.proof import Bundle, Doors, Sealed, Start, check_command, next_after, redactor_for
+from ongpu.proof.answers import check_command, next_after
+from ongpu.proof.bundle import Bundle, Sealed, Start
+from ongpu.proof.doors import Doors, redactor_for
 from ongpu.stage import staged_training
 
 _MILESTONE_BUNDLE = Path("submission_runs/m40_gpu_enablement")
@@ -79,7 +81,7 @@ def enable(
             except BlockedError as error:
                 blocked = error
                 _record_block(road, error)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, InterruptedRunError):
             raise _interrupted(road, _seal(road, doors, end="interrupted")) from None
         except BaseException:
             # A defect of ours as well: what was observed until then stays, sealed as failed where that can be done.

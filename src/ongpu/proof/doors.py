@@ -1,0 +1,80 @@
+"""The outside, as the joining rooms are handed it, and what of it must not be told."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ongpu.domain.verdict import Verdict
+from ongpu.domain.witness import Observation
+from ongpu.errors import DoorError
+from ongpu.evidence.redact import Identity, Redactor
+from ongpu.machine.clock import Clock
+from ongpu.machine.host import Host
+from ongpu.machine.interrupts import Interrupts
+from ongpu.machine.nvml import Nvml
+from ongpu.machine.process import Processes
+
+
+class Pages(Protocol):
+    """The pages of a bundle, made from observations alone (floor 5 writes them)."""
+
+    def env_info(self, observations: Sequence[Observation]) -> str:
+        """``env_info.txt``."""
+        ...
+
+    def verdict(self, observations: Sequence[Observation], verdict: Verdict) -> str:
+        """``verdict.json``."""
+        ...
+
+    def readme(self, observations: Sequence[Observation], verdict: Verdict, files: Sequence[str]) -> str:
+        """``README.md``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """The outside, as the joining rooms are handed it."""
+
+    nvml: Callable[[], Nvml]
+    processes: Processes
+    host: Host
+    clock: Clock
+    cwd: Path
+    pages: Pages
+    interrupts: Interrupts = field(default_factory=Interrupts)
+
+
+def redactor_for(doors: Doors, *, pseudonymous: bool) -> Redactor:
+    """The redactor of a run: secrets always, identities on request."""
+    environment = doors.host.environment()
+    identity = _identity(doors, environment) if pseudonymous else None
+    return Redactor(environment, identity=identity, is_path=doors.host.exists)
+
+
+def _identity(doors: Doors, environment: Mapping[str, str]) -> Identity:
+    uuids: list[str] = []
+    try:
+        nvml = doors.nvml()
+        try:
+            uuids = [device.uuid for device in nvml.devices()]
+        finally:
+            nvml.close()
+    except DoorError:
+        uuids = []  # no NVML, no UUIDs to replace: the probe records why it cannot be read
+    try:
+        host: tuple[str, ...] = (doors.host.read_text("/proc/sys/kernel/hostname").strip(),)
+    except DoorError:
+        host = tuple(filter(None, (environment.get("HOSTNAME"), environment.get("COMPUTERNAME"))))
+    return Identity(
+        hosts=host,
+        user=environment.get("USER") or environment.get("USERNAME"),
+        home=environment.get("HOME") or environment.get("USERPROFILE"),
+        cwd=str(doors.cwd),
+        temp=environment.get("TMPDIR") or environment.get("TEMP"),
+        uuids=tuple(form for uuid in uuids for form in (uuid, uuid.removeprefix("GPU-"))),
+        salt=secrets.token_hex(16),
+    )
