@@ -68,7 +68,8 @@ its source), ``pid``, ``t_mono``; by ``record``:
     (as in ``tree``; null off Linux), ``version``, ``cuda``, ``hip``, ``python``, ``rank``, ``world_size``
 ``step``: a full sample after an optimizer step: ``step`` (of the process), ``optimizer`` (its number),
     ``optimizer_class``, ``optimizer_step``, ``final`` (taken at the exit: its memory counts, its
-    places speak of no step), ``parameters``, ``gradients``, ``state`` {device: bytes, as ``"cuda:0"``}: trainable parameters only, 0-dimensional state (Adam's step
+    places speak of no step), ``parameters``, ``gradients``, ``state`` {device: bytes, as ``"cuda:0"``}: trainable
+    parameters only, 0-dimensional state (Adam's step
     counter) left out and counted in ``scalars_excluded``; ``devices`` [{``device``, ``uuid``, ``name``,
     ``compute_capability``, ``allocated_bytes``, ``reserved_bytes``, ``max_reserved_bytes``}] once CUDA is
     initialized; ``event`` {``from_step``, ``to_step``, ``ms``} | null: CUDA time between two earlier samples.
