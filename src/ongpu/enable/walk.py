@@ -60,7 +60,7 @@ def enable(
         compare_cpu=not request.command and described is None,
         tool_version=__version__,
     )
-    redactor = redactor_for(doors, pseudonymous=request.pseudonymous)
+    redactor = redactor_for(doors, pseudonymous=request.pseudonymous, target=adopted)
     # Interrupts act while the road is walked, and wait while the bundle is made and closed.
     with doors.interrupts as interrupts, interrupts.held():
         bundle = Bundle.open(_bundle_folder(request, doors), start=start, doors=doors, redactor=redactor)

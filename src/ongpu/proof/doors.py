@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -48,14 +48,17 @@ class Doors:
     interrupts: Interrupts = field(default_factory=Interrupts)
 
 
-def redactor_for(doors: Doors, *, pseudonymous: bool) -> Redactor:
-    """The redactor of a run: secrets always, identities on request."""
+def redactor_for(doors: Doors, *, pseudonymous: bool, target: Path | None = None) -> Redactor:
+    """The redactor of a run: secrets always, identities on request.
+
+    :param target: the interpreter of an adopted environment, whose folder is an identity too.
+    """
     environment = doors.host.environment()
-    identity = _identity(doors, environment) if pseudonymous else None
+    identity = _identity(doors, environment, target) if pseudonymous else None
     return Redactor(environment, identity=identity, is_path=doors.host.exists)
 
 
-def _identity(doors: Doors, environment: Mapping[str, str]) -> Identity:
+def _identity(doors: Doors, environment: Mapping[str, str], target: Path | None) -> Identity:
     uuids: list[str] = []
     try:
         nvml = doors.nvml()
@@ -74,7 +77,24 @@ def _identity(doors: Doors, environment: Mapping[str, str]) -> Identity:
         user=environment.get("USER") or environment.get("USERNAME"),
         home=environment.get("HOME") or environment.get("USERPROFILE"),
         cwd=str(doors.cwd),
-        temp=environment.get("TMPDIR") or environment.get("TEMP"),
+        temp=environment.get("TMPDIR") or environment.get("TEMP") or _TEMP,
+        paths=tuple(_folders(doors, target)),
         uuids=tuple(form for uuid in uuids for form in (uuid, uuid.removeprefix("GPU-"))),
         salt=secrets.token_hex(16),
     )
+
+
+# A folder such as /usr is everybody's and names nobody.
+_COMMON_PARTS = 2
+# Where temporary folders are made when no variable says otherwise (POSIX).
+_TEMP = "/tmp"  # noqa: S108 - a name to replace in text; nothing is written there
+
+
+def _folders(doors: Doors, target: Path | None) -> Iterator[tuple[str, str]]:
+    """The folders of the target environment and of the tool's own, as named and as they really are."""
+    known = [(target, "<env>"), (Path(doors.host.platform().executable), "<ongpu>")]
+    for python, word in known:
+        for named in (python, Path(doors.host.real_path(str(python)))) if python is not None else ():
+            folder = named.parent.parent
+            if len(folder.parts) > _COMMON_PARTS:
+                yield str(folder), word
