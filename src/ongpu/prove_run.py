@@ -12,7 +12,7 @@ from ongpu.domain.verdict import Verdict
 from ongpu.errors import InterruptedRunError, OngpuError, UsageError
 from ongpu.evidence.journal import free_sibling
 from ongpu.guard.session import GuardResult, GuardSettings
-from ongpu.proof.answers import EXIT_STATUS, check_command, next_after
+from ongpu.proof.answers import EXIT_STATUS, check_command, check_expected_gpu, next_after
 from ongpu.proof.bundle import LOG_FILE, Bundle, Sealed, Start
 from ongpu.proof.doors import Doors, redactor_for
 
@@ -71,8 +71,7 @@ def prove_run(
     """
     environment = dict(doors.host.environment())
     check_command(request.command, path=environment.get("PATH"), example="ongpu run -- python train.py")
-    if request.expect_gpu is not None and not request.expect_gpu.strip():
-        raise UsageError("--expect-gpu is empty.", next_step="Name a GPU model, for example --expect-gpu 'RTX 5090'.")
+    check_expected_gpu(request.expect_gpu)
     if request.fail_fast_s is not None and not request.fail_fast_s > 0:
         raise UsageError(
             f"--fail-fast {request.fail_fast_s:g} is no time to wait.", next_step="Give seconds, for example 60."

@@ -117,6 +117,18 @@ def test_bad_input_is_one_message_with_a_next_step(words: list[str], message: st
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_reader_that_leaves_ends_what_is_shown_not_the_training(tmp_path: Path) -> None:
+    code = "import time, pathlib; time.sleep(0.5); pathlib.Path('trained').touch()"
+    argv = [sys.executable, "-m", "ongpu", *REHEARSE, "--", sys.executable, "-c", code]
+    with subprocess.Popen(argv, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as it:
+        assert it.stdout is not None and it.stderr is not None
+        assert it.stdout.readline() == b"[probe]\n"
+        it.stdout.close()
+        err = it.stderr.read()
+    assert (it.returncode, err) == (0, b"")
+    assert (tmp_path / "trained").exists() and ends(tmp_path / "ev") == ["completed"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
 def test_an_interrupt_ends_the_training_and_seals(number: signal.Signals, tmp_path: Path) -> None:
     code = "import time, pathlib, os; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(60)"

@@ -9,6 +9,7 @@ def main() -> None:
     Ctrl-C, a request to end and a terminal that closes are one thing from the first import to the last line.
     """
     import os
+    import signal
     import sys
 
     try:
@@ -26,6 +27,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     if status == 130:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses it twice: it is leaving already
         # An interrupt within exec(), where dataclasses are made, is remembered by CPython until the next exec():
         # the interpreter would then end itself by SIGINT whatever status it is told.
         exec("")  # noqa: S102 - a constant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from types import TracebackType
@@ -28,6 +29,15 @@ _MARK = {
     PhaseOutcome.INTERRUPTED: ("interrupted", "red"),
     PhaseOutcome.SKIPPED: ("skipped", "dim"),
 }
+
+
+class PatientConsole(Console):
+    """A console whose reader may leave: ``| head`` ends what is shown, not the training."""
+
+    def on_broken_pipe(self) -> None:
+        """Show nothing any more, and go on; what is still held back goes nowhere."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 class View(Protocol):

@@ -49,7 +49,7 @@ def enable(
 
     All phases: probe, plan, install, scan, smoke, train under guard, compare with the CPU, seal the evidence.
     """
-    from ongpu.cli.live import LiveView, PlainView, View
+    from ongpu.cli.live import LiveView, PatientConsole, PlainView, View
     from ongpu.cli.outside import doors
     from ongpu.cli.rehearsal import described
     from ongpu.enable import PHASES, EnableRequest
@@ -77,7 +77,7 @@ def enable(
         allow=tuple(allow or ()),
     )
     # With --json the document alone is on stdout; the view goes to stderr, as progress does everywhere.
-    console = Console(stderr=True) if as_json else Console()
+    console = PatientConsole(stderr=as_json)
     view: View = LiveView(console, PHASES) if console.is_terminal else PlainView(console)
     machine = described(rehearse) if rehearse is not None else None
     with view:

@@ -28,10 +28,10 @@ from ongpu.enable.phases import (
 from ongpu.enable.request import EnableReport, EnableRequest, Phase, PhaseOutcome, Watch
 from ongpu.enable.road import Road
 from ongpu.enable.training import compare_phase, train_phase
-from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError
+from ongpu.errors import BlockedError, InterruptedRunError, OngpuError
 from ongpu.evidence.journal import free_sibling
 from ongpu.plan.request import check_request
-from ongpu.proof.answers import check_command, next_after
+from ongpu.proof.answers import check_command, check_expected_gpu, next_after
 from ongpu.proof.bundle import Bundle, Sealed, Start
 from ongpu.proof.doors import Doors, redactor_for
 from ongpu.stage import staged_training
@@ -108,8 +108,7 @@ def _interrupted(road: Road, sealed: Sealed) -> InterruptedRunError:
 def _check(request: EnableRequest, doors: Doors, *, rehearsed: bool) -> Path | None:
     """What can be wrong with the request, before anything is made. Returns the adopted interpreter."""
     check_request(plan.Request(torch_spec=request.torch_spec, channel=request.channel))
-    if request.expect_gpu is not None and not request.expect_gpu.strip():
-        raise UsageError("--expect-gpu is empty.", next_step="Name a GPU model, for example --expect-gpu 'RTX 5090'.")
+    check_expected_gpu(request.expect_gpu)
     if request.project is not None:
         installer.read_project(doors.cwd / request.project, extra=request.extra)
     variables = doors.host.environment()

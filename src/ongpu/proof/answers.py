@@ -34,6 +34,12 @@ def check_command(command: Sequence[str], *, path: str | None, example: str) -> 
     raise UsageError(f"{name!r} {reason}.", next_step=step)
 
 
+def check_expected_gpu(name: str | None) -> None:
+    """Refuse an expectation that names nothing. :raises UsageError: it is empty."""
+    if name is not None and not name.strip():
+        raise UsageError("--expect-gpu is empty.", next_step="Name a GPU model, for example --expect-gpu 'RTX 5090'.")
+
+
 def next_after(verdict: Verdict, bundle: Path | str) -> str:
     """What to type after a verdict that nothing blocked."""
     if verdict.simulated:
