@@ -21,6 +21,7 @@ CLI_PAGE = ROOT / "docs" / "cli.md"
 COMMANDS = (
     "", "enable", "probe", "plan", "install", "scan", "doctor", "verify", "run", "train", "diagnose", "evidence",
     "evidence check", "evidence show", "evidence recover",
+    "keygen", "challenge",
 )  # fmt: skip
 
 

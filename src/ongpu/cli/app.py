@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from ongpu import __version__
-from ongpu.cli import evidence, look, prove
+from ongpu.cli import evidence, keys, look, prove
 from ongpu.cli.frame import refuse
 from ongpu.errors import UsageError
 
@@ -56,6 +56,8 @@ app.command("scan")(look.scan)
 app.command("doctor")(look.doctor)
 app.command("verify")(look.verify)
 app.command("diagnose")(look.diagnose)
+app.command("keygen")(keys.keygen)
+app.command("challenge")(keys.challenge)
 app.add_typer(evidence.app, name="evidence")
 
 

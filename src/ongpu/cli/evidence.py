@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ongpu.cli.frame import AsJson, command
+from ongpu.errors import UsageError
+
+if TYPE_CHECKING:
+    from ongpu.evidence.check import CheckReport
+    from ongpu.evidence.trust import TrustedKey
 
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle: a folder or a zip file.")]
 Require = Annotated[str | None, typer.Option(metavar="LEVEL", help="The level it must reach: A0 ... A4.")]
 Nonce = Annotated[str | None, typer.Option(help="The challenge that this bundle must answer.")]
+Trust = Annotated[
+    Path | None, typer.Option(metavar="KEYS", help="File of the public keys you believe; A1 is then required.")
+]
+Ledger = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="With --nonce: your list of answered ones; each is good for one.")
+]
+_MAX_TRUST_BYTES = 1 << 20
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Check a bundle: recompute its verdict and trust nothing in it."
@@ -21,7 +33,14 @@ app = typer.Typer(
 
 @app.command("check")
 @command("evidence")
-def check(bundle: Bundle, require: Require = None, nonce: Nonce = None, as_json: AsJson = False) -> int:
+def check(
+    bundle: Bundle,
+    require: Require = None,
+    trust: Trust = None,
+    nonce: Nonce = None,
+    ledger: Ledger = None,
+    as_json: AsJson = False,
+) -> int:
     """Recompute the verdict from the raw observations and compare; refuse a bundle that was changed.
 
     Exit status: 0 intact, and the verdict is what its observations give; 1 refused; 3 simulated, or below --require.
@@ -30,7 +49,11 @@ def check(bundle: Bundle, require: Require = None, nonce: Nonce = None, as_json:
     from ongpu.evidence.show import visible
     from ongpu.report.document import to_json
 
-    report = examine(bundle, require=require, nonce=nonce)
+    if ledger is not None and nonce is None:
+        raise UsageError("--ledger is a list of nonces, but no nonce is asked for.", next_step="Add --nonce NONCE.")
+    report = examine(bundle, require=require, nonce=nonce, trust=trusted(trust))
+    if ledger is not None and nonce is not None:
+        _spend(ledger, nonce, report)
     if as_json:
         sys.stdout.write(to_json("evidence", report))
     else:
@@ -42,6 +65,31 @@ def check(bundle: Bundle, require: Require = None, nonce: Nonce = None, as_json:
         for note in (*report.notes, *(f"not shown by it: {words}" for words in report.not_proven)):
             print(f"  {visible(note)}")
     return report.exit_status
+
+
+def trusted(path: Path | None) -> tuple[TrustedKey, ...]:
+    """The keys of a file; none without one."""
+    from ongpu.evidence.trust import read_trust
+
+    if path is None:
+        return ()
+    try:
+        with path.open("rb") as stream:
+            return read_trust(stream.read(_MAX_TRUST_BYTES))
+    except OSError as error:
+        raise UsageError(
+            f"The file of trusted keys {path} cannot be read: {error.strerror}.",
+            next_step="Give the .pub file that ongpu keygen wrote, or a file of such lines.",
+        ) from error
+
+
+def _spend(ledger: Path, nonce: str, report: CheckReport) -> None:
+    """Note the nonce as answered, by an accepted bundle only: a refused one must not use it up."""
+    from ongpu.evidence.check import Answer
+    from ongpu.evidence.keys import spend_nonce
+
+    if report.answer is Answer.ACCEPTED and report.manifest_sha256 is not None:
+        spend_nonce(ledger, nonce=nonce.strip(), manifest_sha256=report.manifest_sha256)
 
 
 @app.command("show")

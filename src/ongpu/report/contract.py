@@ -10,17 +10,20 @@ from ongpu.domain.build import Decision
 from ongpu.domain.machine import Machine
 from ongpu.enable import EnableReport
 from ongpu.evidence.check import CheckReport
+from ongpu.evidence.keys import KeyFiles
 from ongpu.install import InstallReport
 from ongpu.plan import CommandReport
-from ongpu.report.document import RunDocument, ScanDocument, error_schema, schema
+from ongpu.report.document import ChallengeDocument, RunDocument, ScanDocument, error_schema, schema
 from ongpu.smoke import SmokeReport
 
 DOCUMENTS: Final[dict[str, type]] = {
+    "challenge": ChallengeDocument,
     "diagnose": Diagnosis,
     "doctor": DoctorReport,
     "enable": EnableReport,
     "evidence": CheckReport,
     "install": InstallReport,
+    "keygen": KeyFiles,
     "plan": Decision,
     "plan-check": CommandReport,
     "probe": Machine,

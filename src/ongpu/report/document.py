@@ -33,6 +33,14 @@ class RunDocument:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChallengeDocument:
+    """The answer of ``ongpu challenge``: the nonce, and the training seed that follows from it."""
+
+    nonce: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BinaryDocument:
     """One file of a scan: the code targets of its executable images."""
 

@@ -1,0 +1,49 @@
+"""Signing and challenging, as the two people type it: who runs, and who reviews."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ongpu.evidence.challenge import seed
+from ongpu.evidence.dsse import Signer
+from tests.cli.cli_harness import ongpu
+
+pytestmark = pytest.mark.process
+
+
+def test_keygen_makes_a_pair_once_and_the_public_half_is_what_trust_reads(tmp_path: Path) -> None:
+    made = ongpu(["keygen", "me.key", "--name", "Lab 4", "--json"], cwd=tmp_path)
+    assert made.status == 0 and made.document()["public_key"]
+    assert Signer((tmp_path / "me.key").read_bytes()).public == made.document()["public_key"]
+    before = (tmp_path / "me.key").read_bytes()
+    again = ongpu(["keygen", "me.key"], cwd=tmp_path)
+    assert again.status == 2 and "Next: " in again.err
+    assert (tmp_path / "me.key").read_bytes() == before
+    checked = ongpu(["evidence", "check", "nothing", "--trust", "me.key.pub"], cwd=tmp_path)
+    assert checked.status == 2 and "nothing does not exist" in checked.err, "the keys were read, the bundle is missing"
+
+
+def test_a_challenge_is_one_line_on_stdout_and_new_each_time(tmp_path: Path) -> None:
+    first, second = (ongpu(["challenge"], cwd=tmp_path) for _ in range(2))
+    assert first.status == 0 and len(first.out.split()) == 1 and first.out != second.out
+    assert f"--seed {seed(first.out.strip())}" in first.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ledger", "spent.txt"], "no nonce is asked for"),
+        (["--trust", "missing.pub"], "cannot be read"),
+        (["--trust", "bad.pub"], "Line 1 of the file of trusted keys"),
+        (["--nonce", "yes"], "is not a nonce"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.pub").write_bytes(b"\xff\x00")
+    ran = ongpu(["evidence", "check", ".", *words, "--json"], cwd=tmp_path)
+    assert ran.status == 2 and said in ran.err and "Next: " in ran.err
+    assert json.loads(ran.out)["error"]["exit_status"] == 2
+    assert not (tmp_path / "spent.txt").exists()
