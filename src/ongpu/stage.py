@@ -55,10 +55,12 @@ def staged_training() -> Iterator[Staged]:
 def _stage(into: Path) -> Staged:
     package = into / "ongpu"
     package.mkdir(parents=True)
-    for name in _MODULES:
-        shutil.copyfile(_PACKAGE / name, package / name)
-    for room in _ROOMS:
-        shutil.copytree(_PACKAGE / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
+    rooms = (path for room in _ROOMS for path in (_PACKAGE / room).rglob("*") if path.is_file())
+    for source in (*(_PACKAGE / name for name in _MODULES), *rooms):
+        if source.parent.name != "__pycache__":
+            target = package / source.relative_to(_PACKAGE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
     digest = hashlib.sha256()
     for file in sorted(path for path in package.rglob("*") if path.is_file()):
         digest.update(f"{file.relative_to(into).as_posix()}\0".encode())

@@ -73,6 +73,16 @@ def test_a_command_that_fails_is_a_block_with_its_last_words(tmp_path: Path) -> 
     assert checked(tmp_path) == (3, "insufficient")
 
 
+def test_the_error_of_the_reference_training_is_told_as_it_told_it(tmp_path: Path) -> None:
+    (tmp_path / "output").touch()
+    ran = ongpu(REHEARSE, cwd=tmp_path, variables={"COLUMNS": ""})
+    assert ran.status == 3
+    said = ran.out.splitlines()
+    assert any(line.startswith("  | error: ") and "output" in line for line in said), ran.out
+    assert said[-1].startswith("Next: ") and "--output" in said[-1]
+    assert "silent-cpu" not in ran.out
+
+
 BAD = [
     (["--rehearse", "no-such-machine"], "no described machine"),
     (["--rehearse", "rtx5090-linux"], "No Python environment"),

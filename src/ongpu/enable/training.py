@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ from ongpu.proof.bundle import LOG_FILE, REHEARSED
 # The first steps load libraries and choose algorithms: they are left out of a median.
 _WARM_UP_STEPS = 3
 # What is shown of a log that names no known cause.
+# The end of a log of the reference training that stopped with an error of its own.
+_OWN_ERROR = re.compile(r"^error(?: \[(?P<cause>[a-z-]+)\])?: .+\n(?:  \| .*\n)*next: (?P<next>.+)$\s*\Z", re.MULTILINE)
 _TAIL_LINES, _TAIL_BYTES, _LINE_WIDTH = 5, 1 << 16, 300
 
 
@@ -58,9 +61,9 @@ def train_phase(
     steps = _metrics(context, command.output, role="train") if command.output is not None else None
     if result.status != 0 or result.stopped is not None:
         how = result.stopped_reason or f"the training ended with {result.signal or f'exit status {result.status}'}"
-        raise _failed(bundle.folder / LOG_FILE, how)
+        raise _failed(bundle.folder / LOG_FILE, how, ours=command.ours)
     if steps == 0:
-        raise _failed(bundle.folder / LOG_FILE, "exit status 0, but it wrote down no training step")
+        raise _failed(bundle.folder / LOG_FILE, "exit status 0, but it wrote down no training step", ours=command.ours)
     outcome = PhaseOutcome.REHEARSED if context.rehearsed else PhaseOutcome.DONE
     summary = f"exit status 0 after {result.seconds:.1f} s" + (f", {steps} steps" if steps else "")
     if result.log_error is not None:
@@ -68,13 +71,19 @@ def train_phase(
     return Step(value=result, summary=summary, outcome=outcome)
 
 
-def _failed(log: Path, how: str) -> BlockedError:
+def _failed(log: Path, how: str, *, ours: bool) -> BlockedError:
     data = log.read_bytes() if log.exists() else b""
+    tail = data[-_TAIL_BYTES:].decode("utf-8", "replace")
+    said = _OWN_ERROR.search(tail) if ours else None
     found = diagnose.diagnose(data)
-    if found.cause in (Cause.HEALTHY, Cause.UNDETERMINED):
+    if said is not None:  # the reference training names what is wrong and what to do
+        cause = Cause(said["cause"]) if said["cause"] in set(Cause) else Cause.UNDETERMINED
+        lines = tuple(said[0].strip().splitlines()[:-1])
+        next_step = said["next"]
+    elif found.cause in (Cause.HEALTHY, Cause.UNDETERMINED):
         cause = Cause.UNDETERMINED
-        said = [line.strip() for line in data[-_TAIL_BYTES:].decode("utf-8", "replace").splitlines() if line.strip()]
-        lines = tuple(line[:_LINE_WIDTH] for line in said[-_TAIL_LINES:] if line != REHEARSED)
+        words = [line.strip() for line in tail.splitlines() if line.strip()]
+        lines = tuple(line[:_LINE_WIDTH] for line in words[-_TAIL_LINES:] if line != REHEARSED)
         next_step = f"Its log names no known cause: read {log} and mend the command, then run it again."
     else:
         cause, next_step = found.cause, found.next_step
