@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,7 +61,9 @@ def examine(
         the checks on the first visible GPU, in children.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
-        asked = pool.submit(probe, nvml=nvml, processes=processes, host=host, list_pythons=False)
+        # The digests of the driver's files take 0.13 s, and are not judged here.
+        look = functools.partial(probe, list_pythons=False, name_libraries=False)
+        asked = pool.submit(look, nvml=nvml, processes=processes, host=host)
         environment = read_environment(python, processes=processes)
         code = read_code(environment, deep=deep)
         facts = catalog()

@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib import resources
-from typing import Any
-
-import jinja2
+from typing import TYPE_CHECKING, Any
 
 from ongpu.domain.verdict import Outcome, Verdict
 from ongpu.domain.witness import Observation
 from ongpu.report.document import RunDocument, to_json
+
+if TYPE_CHECKING:
+    import jinja2
 
 _RAW = ("env_info.txt", "torch_cuda_check.txt", "training_log.txt", "nvidia_smi.txt")
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
@@ -41,6 +43,8 @@ def code(value: object) -> str:
 
 
 def _environment() -> jinja2.Environment:
+    import jinja2  # noqa: PLC0415 - a tenth of the start of every command that writes no page
+
     source = resources.files("ongpu.report").joinpath("templates")
     names = ("README.md.j2", "env_info.txt.j2")
     loader = jinja2.DictLoader({name: source.joinpath(name).read_text("utf-8") for name in names})
@@ -99,8 +103,9 @@ class Observed:
 class BundlePages:
     """Renders the pages; the templates are beside this module."""
 
-    def __init__(self) -> None:
-        self._environment = _environment()
+    @cached_property
+    def _environment(self) -> jinja2.Environment:
+        return _environment()
 
     def env_info(self, observations: Sequence[Observation]) -> str:
         """``env_info.txt``."""
