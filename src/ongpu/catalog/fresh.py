@@ -21,7 +21,8 @@ STALE_DAYS = 90
 class Freshness:
     """How far the catalog can be trusted to be complete.
 
-    ``unknown`` are releases on the index that the catalog does not have; ``asked`` says whether an index was.
+    ``unknown`` are releases on the index that the catalog does not have; ``asked`` says whether an index was, and
+    ``not_asked`` why none was.
     """
 
     date: str
@@ -30,26 +31,34 @@ class Freshness:
     asked: bool
     unknown: tuple[str, ...]
     text: str
+    not_asked: str | None = None
 
 
 def freshness(
-    builds: Iterable[TorchBuild], *, today: datetime.date, on_index: Iterable[str] | None = None
+    builds: Iterable[TorchBuild],
+    *,
+    today: datetime.date,
+    on_index: Iterable[str] | None = None,
+    not_asked: str | None = None,
 ) -> Freshness:
     """Compare the catalog with the day and, where it was asked, with the releases of an index.
 
     :param on_index: versions an index has, as :func:`releases_of` reads them; ``None`` where none was asked.
+    :param not_asked: why none was, for the text.
     """
     rows = list(builds)
     date = max(one.checked for one in rows)
-    age = (today - datetime.date.fromisoformat(date)).days
+    age = max(0, (today - datetime.date.fromisoformat(date)).days)  # a clock that is behind makes nothing younger
     unknown = unknown_releases(rows, on_index) if on_index is not None else ()
     text = f"The catalog is of {date}, {age} day{'' if age == 1 else 's'} old"
     if unknown:
-        text += f", and does not know torch {', '.join(unknown)}: 'ongpu catalog update' reads them"
+        text += f", and does not know torch {', '.join(unknown)}: `ongpu catalog update` reads them"
     elif on_index is not None:
         text += "; the index has no newer release"
     elif age > STALE_DAYS:
         text += ": releases it does not know are to be expected"
+    if on_index is None and not_asked is not None:
+        text += f"; whether there are newer releases is not known: {not_asked}"
     return Freshness(
         date=date,
         age_days=age,
@@ -57,6 +66,7 @@ def freshness(
         asked=on_index is not None,
         unknown=unknown,
         text=f"{text}.",
+        not_asked=not_asked if on_index is None else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from ongpu import __version__
-from ongpu.cli import evidence, keys, look, prove
+from ongpu.cli import diagnose, evidence, keys, look, plan, prove
 from ongpu.cli.frame import refuse
 from ongpu.errors import UsageError
 
@@ -51,11 +51,11 @@ app.command("install")(prove.install)
 app.command("run", context_settings={"allow_interspersed_args": False})(prove.run)
 app.command("train", context_settings=_PASSED_ON)(prove.train)
 app.command("probe")(look.probe)
-app.command("plan")(look.plan)
+app.command("plan")(plan.plan)
 app.command("scan")(look.scan)
 app.command("doctor")(look.doctor)
 app.command("verify")(look.verify)
-app.command("diagnose")(look.diagnose)
+app.command("diagnose")(diagnose.diagnose)
 app.command("keygen")(keys.keygen)
 app.command("challenge")(keys.challenge)
 app.add_typer(evidence.app, name="evidence")

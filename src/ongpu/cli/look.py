@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: probe, plan, scan, verify, diagnose."""
+"""Commands that look and change nothing: probe, plan, scan, doctor, verify."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ongpu.cli.frame import AsJson, command, show
+from ongpu.cli.plan import Capabilities, Gpus
 from ongpu.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 Python = Annotated[
     str | None,
     typer.Option(metavar="PY", help="Interpreter of the environment to look at. [default: active, .venv-gpu, .venv]"),
-]
-Gpus = Annotated[list[str] | None, typer.Option("--gpu", metavar="NAME", help="A GPU by its model name; repeatable.")]
-Capabilities = Annotated[
-    list[str] | None, typer.Option("--compute-capability", metavar="X.Y", help="A GPU by its capability; repeatable.")
 ]
 
 
@@ -44,65 +41,6 @@ def probe(as_json: AsJson = False) -> int:
     found = read(nvml=outside.nvml, processes=outside.processes, host=outside.host)
     _show("probe", found, terminal.machine(found), as_json=as_json)
     return 0
-
-
-@command("plan")
-def plan(
-    gpu: Gpus = None,
-    compute_capability: Capabilities = None,
-    driver: Annotated[str | None, typer.Option(help="Kernel-mode driver version: 580.95.05, or a branch: 580.")] = None,
-    os: Annotated[str | None, typer.Option(help="linux or windows.")] = None,
-    arch: Annotated[str | None, typer.Option(help="x86_64 or aarch64.")] = None,
-    python: Annotated[str | None, typer.Option(metavar="X.Y", help="Python version: 3.12, 3.13t.")] = None,
-    glibc: Annotated[str | None, typer.Option(help="glibc version: 2.35.")] = None,
-    torch: Annotated[str | None, typer.Option(metavar="SPEC", help="Your requirement: 'torch>=2.8,<2.10'.")] = None,
-    channel: Annotated[str, typer.Option(help="stable, nightly or any.")] = "stable",
-    check: Annotated[
-        str | None, typer.Option(metavar="COMMAND", help="Judge an install command you were given.")
-    ] = None,
-    as_json: AsJson = False,
-) -> int:
-    """Choose the PyTorch build for this machine, or for another one that you describe.
-
-    With --gpu or --compute-capability no fact of this machine is used; what is missing is assumed, and said.
-    """
-    from ongpu import catalog
-    from ongpu import plan as planner
-    from ongpu.domain.build import DecisionKind
-    from ongpu.report import terminal
-
-    facts = catalog.load()
-    if gpu or compute_capability:
-        machine = planner.described(
-            catalog=facts,
-            gpus=gpu or (),
-            compute_capabilities=compute_capability or (),
-            driver=driver,
-            os=os,
-            arch=arch,
-            python=python,
-            glibc=glibc,
-        )
-    elif any((driver, os, arch, glibc)):
-        raise UsageError(
-            "--driver, --os, --arch and --glibc describe another machine, but no GPU of it was named.",
-            next_step="Add --gpu NAME or --compute-capability X.Y, or leave them out to plan for this machine.",
-        )
-    else:
-        from ongpu.cli.outside import doors
-        from ongpu.probe import probe as read
-
-        outside = doors()
-        machine = read(nvml=outside.nvml, processes=outside.processes, host=outside.host, list_pythons=False)
-        python = python or outside.host.platform().version
-    request = planner.Request(torch_spec=torch, channel=channel, python=python)
-    if check is not None:
-        judged = planner.judge_command(check, machine, catalog=facts, request=request)
-        _show("plan-check", judged, terminal.advice(judged), as_json=as_json)
-        return {True: 0, False: 1, None: 3}[judged.works]
-    decision = planner.plan(machine, catalog=facts, request=request)
-    _show("plan", decision, terminal.decision(decision), as_json=as_json)
-    return 3 if decision.decision is DecisionKind.BLOCKED else 0
 
 
 @command("scan")
@@ -205,26 +143,3 @@ def verify(python: Python = None, as_json: AsJson = False) -> int:
     report = run_smoke(python=chosen, uuid=None, nvml=nvml, processes=outside.processes, environment=dict(os.environ))
     _show("verify", report, terminal.smoke(report), as_json=as_json)
     return {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}[report.outcome]
-
-
-@command("diagnose")
-def diagnose(
-    file: Annotated[str, typer.Argument(help="A log file, or - for standard input.")], as_json: AsJson = False
-) -> int:
-    """Name the cause of a failure from a log alone, on any machine."""
-    from ongpu.diagnose import diagnose as find
-    from ongpu.domain.verdict import Cause
-    from ongpu.report import terminal
-
-    if file == "-":
-        found = find(iter(lambda: sys.stdin.buffer.read(1 << 20), b""))
-    else:
-        try:
-            with Path(file).open("rb") as stream:
-                found = find(iter(lambda: stream.read(1 << 20), b""))
-        except OSError as error:
-            raise UsageError(
-                f"{file} cannot be read: {error.strerror}.", next_step="Name a log file, or - for standard input."
-            ) from error
-    _show("diagnose", found, terminal.diagnosis(found), as_json=as_json)
-    return 3 if found.cause is Cause.UNDETERMINED else 0

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ongpu.diagnose import Diagnosis
 from ongpu.doctor import DoctorReport
-from ongpu.domain.build import Decision
 from ongpu.domain.machine import Machine
 from ongpu.enable import EnableReport
 from ongpu.evidence.check import CheckReport
 from ongpu.evidence.keys import KeyFiles
 from ongpu.install import InstallReport
 from ongpu.plan import CommandReport
+from ongpu.report.diagnosis import DiagnoseDocument
 from ongpu.report.document import ChallengeDocument, RunDocument, ScanDocument, error_schema, schema
+from ongpu.report.plan_document import PlanDocument
 from ongpu.smoke import SmokeReport
 
 DOCUMENTS: Final[dict[str, type]] = {
     "challenge": ChallengeDocument,
-    "diagnose": Diagnosis,
+    "diagnose": DiagnoseDocument,
     "doctor": DoctorReport,
     "enable": EnableReport,
     "evidence": CheckReport,
     "install": InstallReport,
     "keygen": KeyFiles,
-    "plan": Decision,
+    "plan": PlanDocument,
     "plan-check": CommandReport,
     "probe": Machine,
     "run": RunDocument,

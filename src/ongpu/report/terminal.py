@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ongpu.domain.build import AxisVerdict, Decision, DecisionKind
+from ongpu.domain.build import AxisVerdict, DecisionKind
 from ongpu.domain.coverage import CodeVerdict, ScanReport, ScanVerdict
 from ongpu.domain.machine import Machine
 from ongpu.domain.verdict import Cause, Outcome, Verdict, WitnessState
@@ -20,7 +19,6 @@ if TYPE_CHECKING:  # a command that shows one kind of answer must not wait for t
     from ongpu.doctor import DoctorReport
     from ongpu.enable import EnableReport
     from ongpu.install import InstallReport
-    from ongpu.plan import CommandReport
     from ongpu.prove_run import RunReport
     from ongpu.smoke import SmokeReport
 
@@ -42,10 +40,6 @@ _STYLE = {
 }
 
 
-# A screen shows the beginning of a source; the JSON document carries it whole.
-_SOURCE_WIDTH = 72
-
-
 def styled(word: Outcome | WitnessState | AxisVerdict | DecisionKind) -> Text:
     """One of the tool's answer words in its color."""
     return Text(str(word.value), style=_STYLE[word])
@@ -61,24 +55,6 @@ def grid(rows: Iterable[tuple[RenderableType, ...]], *, indent: int = 2) -> Tabl
     for row in rows:
         table.add_row(*row)
     return table if not indent else _indented(table, indent)
-
-
-def advice(value: CommandReport) -> RenderableType:
-    """What ``plan --check`` shows: whether the command works here, why, and what to type instead."""
-    word, style = {
-        True: ("works", "bold green"),
-        False: ("does not work", "bold red"),
-        None: ("unknown", "bold yellow"),
-    }[value.works]
-    head = Text.assemble(Text(word, style=style), f"  {value.command}")
-    if value.cause is not None:
-        head.append(f"  cause: {value.cause.value}", style="red")
-    parts: list[RenderableType] = [head]
-    if value.build:
-        parts.append(Text(f"  it would install torch {value.build}"))
-    parts += [Text(f"  {reason}") for reason in value.reasons]
-    parts.append(Text(f"Next: {value.next_step}"))
-    return Group(*parts)
 
 
 def _indented(table: Table, indent: int) -> Table:
@@ -123,31 +99,6 @@ def machine(value: Machine) -> RenderableType:
     ]
     title = "A described machine (nothing was read here)" if value.simulated else "This machine"
     return Group(Text(title, style="bold"), grid(rows))
-
-
-def decision(value: Decision) -> RenderableType:
-    """What ``plan`` shows: the answer, every axis, what it costs, what else there was."""
-    head = Text.assemble(styled(value.decision), "  ")
-    if value.torch:
-        head.append(f"torch {value.torch}+{value.cuda_tag}", style="bold")
-        head.append(f"  from {value.index_url or 'PyPI'}")
-    if value.cause:
-        head.append(f"  cause: {value.cause.value}", style="red")
-    parts: list[RenderableType] = [head]
-    if value.command:
-        parts.append(Text("  " + shlex.join(value.command), style="bold"))
-    parts.append(grid((fit.device, str(fit.compute_capability), Text(fit.fit.value)) for fit in value.fit))
-    parts.append(
-        grid(
-            (axis.axis, styled(axis.verdict), Text.assemble(axis.reason, Text(f"  [{_short(axis.source)}]", "dim")))
-            for axis in value.axes
-        )
-    )
-    parts += [Text(f"  lost: {one}", style="yellow") for one in value.lost]
-    parts += [Text(f"  assumed: {one}", style="yellow") for one in value.assumptions]
-    parts += [Text(f"  not taken: {one.label}: {one.reason}", style="dim") for one in value.alternatives]
-    parts.append(Text(f"Next: {value.next_step}"))
-    return Group(*parts)
 
 
 _WEIGHT_STYLE = {"blocks": "bold red", "unknown": "yellow", "warns": "yellow", "notes": "dim"}
@@ -292,7 +243,3 @@ def verdict(value: Verdict) -> RenderableType:
 def ran(report: RunReport) -> RenderableType:
     """How ``run`` ended, after the command's own output."""
     return Group(verdict(report.verdict), Text(f"Evidence: {report.bundle}"), Text(f"Next: {report.next_step}"))
-
-
-def _short(source: str) -> str:
-    return source if len(source) <= _SOURCE_WIDTH else source[: _SOURCE_WIDTH - 4].rstrip() + " ..."
