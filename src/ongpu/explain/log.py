@@ -14,9 +14,14 @@ from ongpu.catalog import Catalog, load
 from ongpu.diagnose import Diagnosis, Facts, diagnose
 from ongpu.domain.build import Axis, AxisVerdict, Decision
 from ongpu.domain.machine import Machine
+from ongpu.domain.verdict import Cause
 from ongpu.errors import UsageError
 from ongpu.plan import Request, described, plan
 
+# Where another build can be the remedy. Elsewhere the one that would fit is no answer, and is not shown.
+_ABOUT_THE_BUILD: Final = frozenset(
+    {Cause.WHEEL_NO_ARCH, Cause.CPU_ONLY_TORCH, Cause.DRIVER_TOO_OLD, Cause.DRIVER_TOO_NEW}
+)
 _BUILD: Final = re.compile(r"(\d+\.\d+(?:\.\d+)?)(?:\+(cu\d{3}|cpu))?")
 
 
@@ -34,6 +39,11 @@ class Explanation:
     at_odds: tuple[Axis, ...]
     advised: Decision | None
     unasked: tuple[str, ...]
+
+    @property
+    def remedy(self) -> Decision | None:
+        """The advised decision, where the build is what is wrong; ``None`` where another one mends nothing."""
+        return self.advised if self.at_odds or self.diagnosis.cause in _ABOUT_THE_BUILD else None
 
 
 def explain(
