@@ -20,7 +20,7 @@ SCHEMAS = ROOT / "src" / "ongpu" / "report" / "schemas"
 CLI_PAGE = ROOT / "docs" / "cli.md"
 COMMANDS = (
     "", "enable", "probe", "plan", "install", "scan", "doctor", "verify", "run", "train", "diagnose", "evidence",
-    "evidence check", "evidence show", "evidence recover",
+    "catalog", "catalog update", "evidence check", "evidence show", "evidence recover",
     "keygen", "challenge",
 )  # fmt: skip
 

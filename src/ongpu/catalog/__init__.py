@@ -60,6 +60,12 @@ class Catalog:
         """When the newest build was read, ``2026-11-22``."""
         return max(one.checked for one in self.builds)
 
+    @property
+    def newest(self) -> str:
+        """The newest stable torch release known, ``2.15.0``."""
+        stable = [one.torch for one in self.builds if one.channel == "stable"]
+        return max(stable, key=lambda one: tuple(int(part) for part in one.split(".")))
+
     def generation(self, capability: ComputeCapability) -> GenerationRow | None:
         """What the driver asks of a capability; ``None`` for one the catalog does not know."""
         return next((one for one in self.generations if one.compute_capability == capability), None)

@@ -149,12 +149,7 @@ def with_rows(catalog: Catalog, text: str, *, file: str) -> Catalog:
     :param text: a table as :func:`row_text` writes it.
     :raises CatalogError: naming file and line of a broken row, or of one that contradicts the rest.
     """
-    more = parse(text, file=file, make=build_row)
-    if not more:
-        raise CatalogError(f"{file} has no rows.")
-    by_key = {_key(one): one for one in catalog.builds}
-    by_key.update({_key(one): one for one in more})
-    builds = tuple(by_key.values())
+    builds = _replaced(catalog.builds, own_rows(text, file=file))
     check(
         builds=builds,
         gpus=catalog.gpus,
@@ -163,6 +158,25 @@ def with_rows(catalog: Catalog, text: str, *, file: str) -> Catalog:
         toolkits=catalog.drivers,
     )
     return dataclasses.replace(catalog, builds=builds)
+
+
+def own_rows(text: str, *, file: str) -> tuple[TorchBuild, ...]:
+    """The builds of a table. Raises :class:`CatalogError` naming file and line, also for a table without rows."""
+    rows = parse(text, file=file, make=build_row)
+    if not rows:
+        raise CatalogError(f"{file} has no rows.")
+    return rows
+
+
+def merged(text: str | None, found: Iterable[TorchBuild], *, file: str) -> tuple[TorchBuild, ...]:
+    """A table's builds (``None``: none yet) and newly read ones, which take the place of older readings."""
+    return _replaced(own_rows(text, file=file) if text is not None else (), found)
+
+
+def _replaced(builds: Iterable[TorchBuild], more: Iterable[TorchBuild]) -> tuple[TorchBuild, ...]:
+    by_key = {_key(one): one for one in builds}
+    by_key.update({_key(one): one for one in more})
+    return tuple(by_key.values())
 
 
 def pythons_of(file_names: Iterable[str], *, release: str, platform: str) -> tuple[str, ...]:

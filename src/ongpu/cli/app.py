@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from ongpu import __version__
-from ongpu.cli import diagnose, evidence, keys, look, plan, prove
+from ongpu.cli import catalog, diagnose, evidence, keys, look, plan, prove, scan
 from ongpu.cli.frame import refuse
 from ongpu.errors import UsageError
 
@@ -52,13 +52,14 @@ app.command("run", context_settings={"allow_interspersed_args": False})(prove.ru
 app.command("train", context_settings=_PASSED_ON)(prove.train)
 app.command("probe")(look.probe)
 app.command("plan")(plan.plan)
-app.command("scan")(look.scan)
-app.command("doctor")(look.doctor)
+app.command("scan")(scan.scan)
+app.command("doctor")(scan.doctor)
 app.command("verify")(look.verify)
 app.command("diagnose")(diagnose.diagnose)
 app.command("keygen")(keys.keygen)
 app.command("challenge")(keys.challenge)
 app.add_typer(evidence.app, name="evidence")
+app.add_typer(catalog.app, name="catalog")
 
 
 def run(words: Sequence[str]) -> int:

@@ -12,11 +12,14 @@ from ongpu.evidence.keys import KeyFiles
 from ongpu.install import InstallReport
 from ongpu.plan import CommandReport
 from ongpu.report.diagnosis import DiagnoseDocument
-from ongpu.report.document import ChallengeDocument, RunDocument, ScanDocument, error_schema, schema
-from ongpu.report.plan_document import PlanDocument
+from ongpu.report.document import ChallengeDocument, RunDocument, error_schema, schema
+from ongpu.report.plan_document import CatalogDocument, CatalogUpdateDocument, PlanDocument
+from ongpu.report.scan_document import ScanDocument
 from ongpu.smoke import SmokeReport
 
 DOCUMENTS: Final[dict[str, type]] = {
+    "catalog": CatalogDocument,
+    "catalog-update": CatalogUpdateDocument,
     "challenge": ChallengeDocument,
     "diagnose": DiagnoseDocument,
     "doctor": DoctorReport,
