@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from ongpu.domain.arch import CodeTarget, ComputeCapability
-from ongpu.domain.coverage import BinaryCoverage, ScanReport, ScanVerdict
 from ongpu.domain.plain import plain
 from ongpu.domain.verdict import Verdict, Witness
 from ongpu.errors import UsageError
@@ -38,75 +37,6 @@ class ChallengeDocument:
 
     nonce: str
     seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BinaryDocument:
-    """One file of a scan: the code targets of its executable images."""
-
-    path: str
-    format: str
-    sass: tuple[str, ...]
-    ptx: tuple[str, ...]
-    lto: tuple[str, ...]
-    problems: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageDocument:
-    """One package of a scan; ``fit`` is by compute capability: native, jit, partial, none, no-cuda-code, unknown."""
-
-    name: str
-    version: str
-    fit: dict[str, str]
-    reasons: dict[str, str]
-    without: dict[str, tuple[str, ...]]
-    note: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScanDocument:
-    """The answer of ``ongpu scan``."""
-
-    target: str
-    devices: tuple[str, ...]
-    binaries: tuple[BinaryDocument, ...]
-    packages: tuple[PackageDocument, ...]
-    overall: dict[str, str]
-    problems: tuple[str, ...]
-
-
-def scan_document(report: ScanReport, verdict: ScanVerdict) -> ScanDocument:
-    """A report and its verdict as one document."""
-    return ScanDocument(
-        target=report.target,
-        devices=tuple(str(device) for device in verdict.devices),
-        binaries=tuple(_binary(one) for package in report.packages for one in package.binaries),
-        packages=tuple(
-            PackageDocument(
-                name=package.name,
-                version=package.version,
-                fit={str(one.device): one.verdict.value for one in package.fits},
-                reasons={str(one.device): one.reason for one in package.fits},
-                without={str(one.device): one.without for one in package.fits},
-                note=package.note,
-            )
-            for package in verdict.packages
-        ),
-        overall={str(one.device): one.verdict.value for one in verdict.overall},
-        problems=verdict.problems,
-    )
-
-
-def _binary(one: BinaryCoverage) -> BinaryDocument:
-    return BinaryDocument(
-        path=one.path,
-        format=one.format,
-        sass=tuple(str(count.target) for count in one.sass),
-        ptx=tuple(str(count.target) for count in one.ptx),
-        lto=tuple(str(count.target) for count in one.lto),
-        problems=one.problems,
-    )
 
 
 def schema_name(command: str) -> str:

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ongpu.domain.build import AxisVerdict, DecisionKind
-from ongpu.domain.coverage import CodeVerdict, ScanReport, ScanVerdict
 from ongpu.domain.machine import Machine
 from ongpu.domain.verdict import Cause, Outcome, Verdict, WitnessState
 
@@ -102,42 +101,6 @@ def machine(value: Machine) -> RenderableType:
 
 
 _WEIGHT_STYLE = {"blocks": "bold red", "unknown": "yellow", "warns": "yellow", "notes": "dim"}
-_CODE_STYLE = {
-    CodeVerdict.NATIVE: "green",
-    CodeVerdict.JIT: "yellow",
-    CodeVerdict.NO_CODE: "dim",
-    CodeVerdict.UNKNOWN: "yellow",
-    CodeVerdict.PARTIAL: "red",
-    CodeVerdict.NONE: "bold red",
-}
-
-
-def scan(report: ScanReport, judged: ScanVerdict) -> RenderableType:
-    """What ``scan`` shows: packages by GPU, or their code targets where no GPU was named."""
-    packages = [one for one in judged.packages if one.binaries]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("package", no_wrap=True)
-    reasons: list[RenderableType] = []
-    if judged.devices:
-        for device in judged.devices:
-            table.add_column(str(device), no_wrap=True)
-        for package in packages:
-            name = f"{package.name} {package.version}"
-            cells = [Text(fit.verdict.value, style=_CODE_STYLE[fit.verdict]) for fit in package.fits]
-            table.add_row(Text(name), *cells)
-            bad = [fit for fit in package.fits if fit.verdict in (CodeVerdict.PARTIAL, CodeVerdict.NONE)]
-            reasons += [Text(f"{name} on {fit.device}: {fit.reason}", "dim") for fit in bad]
-            reasons += [Text(f"{name}: {package.note}", "dim")] if package.note else []
-    else:
-        table.add_column("code targets")
-        for package in packages:
-            targets = sorted({target for binary in package.binaries for target in binary.targets})
-            table.add_row(Text(f"{package.name} {package.version}"), Text(" ".join(map(str, targets))))
-    without = len(judged.packages) - len(packages)
-    parts: list[RenderableType] = [table, *reasons]
-    parts.append(Text(f"{without} packages carry no precompiled CUDA code; {report.files_read} files read.", "dim"))
-    parts += [Text(f"could not be read: {problem}", style="yellow") for problem in judged.problems]
-    return Group(*parts)
 
 
 def smoke(report: SmokeReport) -> RenderableType:
