@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from ongpu import __version__
-from ongpu.cli import catalog, diagnose, evidence, keys, look, plan, prove, scan
+from ongpu.cli import catalog, diagnose, evidence, install, keys, look, plan, prove, scan
 from ongpu.cli.frame import refuse
 from ongpu.errors import UsageError
 
@@ -47,7 +47,7 @@ def ongpu(
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
 app.command("enable")(prove.enable)
-app.command("install")(prove.install)
+app.command("install")(install.install)
 app.command("run", context_settings={"allow_interspersed_args": False})(prove.run)
 app.command("train", context_settings=_PASSED_ON)(prove.train)
 app.command("probe")(look.probe)

@@ -25,6 +25,9 @@ Gpus = Annotated[list[str] | None, typer.Option("--gpu", metavar="NAME", help="A
 Capabilities = Annotated[
     list[str] | None, typer.Option("--compute-capability", metavar="X.Y", help="A GPU by its capability; repeatable.")
 ]
+Companions = Annotated[
+    list[str] | None, typer.Option("--companion", metavar="NAME", help="torchvision or torchaudio too; repeatable.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not ask the index for releases newer than the catalog.")]
 
 
@@ -41,9 +44,7 @@ def plan(
     glibc: Annotated[str | None, typer.Option(help="glibc version: 2.35.")] = None,
     torch: Annotated[str | None, typer.Option(metavar="SPEC", help="Your requirement: 'torch>=2.8,<2.10'.")] = None,
     channel: Annotated[str, typer.Option(help="stable, nightly or any.")] = "stable",
-    companion: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="torchvision or torchaudio as well; repeatable.")
-    ] = None,
+    companion: Companions = None,
     check: Annotated[
         str | None, typer.Option(metavar="COMMAND", help="Judge an install command you were given.")
     ] = None,

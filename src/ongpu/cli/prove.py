@@ -1,4 +1,4 @@
-"""Commands that work: enable, install, run, train."""
+"""Commands that work: enable, run, train."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ongpu.cli.frame import AsJson, command, show
 from ongpu.errors import UsageError, WorkError
@@ -87,81 +86,6 @@ def enable(
     else:
         show(terminal.enabled(report))
     return report.exit_status
-
-
-@command("install")
-def install(
-    venv: Annotated[Path, typer.Option(metavar="DIR", help="The fresh environment.")] = Path(".venv-gpu"),
-    project: Annotated[Path | None, typer.Option(metavar="DIR", help="Your project's folder.")] = None,
-    extra: Annotated[str | None, typer.Option(metavar="NAME", help="The extra of your project to install.")] = None,
-    no_editable: Annotated[bool, typer.Option("--no-editable", help="Copy the project instead of linking it.")] = False,
-    gpu: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Install for another machine's GPU.")] = None,
-    driver: Annotated[str | None, typer.Option(help="With --gpu: the kernel-mode driver version there.")] = None,
-    python: Annotated[str | None, typer.Option(metavar="X.Y", help="Python of the new environment.")] = None,
-    torch: Annotated[str | None, typer.Option(metavar="SPEC", help="Your torch requirement.")] = None,
-    index_url: Annotated[str | None, typer.Option(help="Index of every package but torch's family.")] = None,
-    torch_index_url: Annotated[str | None, typer.Option(help="A mirror of PyTorch's index.")] = None,
-    find_links: Annotated[list[str] | None, typer.Option(metavar="DIR", help="Folder of wheels; repeatable.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use no index, only --find-links.")] = False,
-    allow: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Let an excluded package in.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve, show, install nothing.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="An environment in the way may go.")] = False,
-    as_json: AsJson = False,
-) -> int:
-    """Make a fresh environment with the PyTorch build that runs on the GPU, and your project in it.
-
-    torch is pinned to that build with its index; TPU, JAX and CPU-only packages are refused; what landed is read.
-    """
-    from ongpu import catalog, probe
-    from ongpu import plan as planner
-    from ongpu.cli.live import last_line
-    from ongpu.cli.outside import doors
-    from ongpu.environment import read_environment
-    from ongpu.install import InstallRequest
-    from ongpu.install import install as make
-    from ongpu.proof.answers import EXIT_STATUS
-    from ongpu.report import terminal
-    from ongpu.report.document import to_json
-
-    outside = doors()
-    facts = catalog.load()
-    if gpu:
-        machine = planner.described(catalog=facts, gpus=gpu, driver=driver, python=python)
-    else:
-        machine = probe.probe(nvml=outside.nvml, processes=outside.processes, host=outside.host, list_pythons=False)
-    version = python or outside.host.platform().version
-    decision = planner.plan(machine, catalog=facts, request=planner.Request(torch_spec=torch, python=version))
-    request = InstallRequest(
-        decision=decision,
-        venv=outside.cwd / venv,
-        project=outside.cwd / project if project else None,
-        extra=extra,
-        editable=not no_editable,
-        dry_run=dry_run,
-        index_url=index_url,
-        torch_index_url=torch_index_url,
-        find_links=tuple(find_links or ()),
-        offline=offline,
-        allow=tuple(allow or ()),
-        python=python,
-        replace=replace,
-    )
-    console = Console(stderr=True)
-    with console.status("resolving ...") as status:
-        report = make(
-            request,
-            processes=outside.processes,
-            environment=outside.host.environment(),
-            read=lambda one: read_environment(one, processes=outside.processes),
-            on_output=lambda data: status.update(last_line(data) or "working ..."),
-        )
-    if as_json:
-        sys.stdout.write(to_json("install", report))
-    else:
-        show(terminal.install(report))
-    if report.dry_run:
-        return 0
-    return EXIT_STATUS[report.outcome]
 
 
 @command("run")
