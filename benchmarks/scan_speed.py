@@ -3,9 +3,9 @@
 usage: python benchmarks/scan_speed.py [--binaries FOLDER] [--environment SITE_PACKAGES] [--wheel FILE]
                                        [--cuobjdump PATH] [--repeat N] [--curve]
 
-Prints wall and processor seconds, median over the repeats, and peak memory of this process. cuobjdump runs once a
-file (``--list-elf`` and ``--list-ptx``); its counts are compared with ours, target by target. ``--curve`` shows how
-the time grows with containers and with payload, on files made for it.
+Prints wall and processor seconds, median over the repeats, and peak memory of this process. cuobjdump runs on each
+file (``--list-elf`` and ``--list-ptx``) in turn with ours; its counts are compared, target by target. ``--curve``
+shows how the time grows with containers and with payload, on files made for it.
 """
 
 from __future__ import annotations
@@ -46,33 +46,57 @@ def timed(what: str, call: Callable[[], object], repeat: int) -> float:
     return wall
 
 
+def wall(call: Callable[[], object]) -> float:
+    """Seconds by the clock."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def list_with(tool: str, path: Path) -> Counter[str]:
+    """Machine code and PTX by target, as cuobjdump lists them."""
+    listed: Counter[str] = Counter()
+    for option in ("--list-elf", "--list-ptx"):
+        done = subprocess.run([tool, option, str(path)], capture_output=True, text=True, check=False)
+        kind = "sm_" if option == "--list-elf" else "compute_"
+        for target, _ in _LISTED.findall(done.stdout):
+            listed[target.replace("sm_", kind)] += 1
+    return listed
+
+
 def compare_cuobjdump(tool: str, files: list[Path], repeat: int) -> None:
-    """Run the tool on each file once, and compare counts and time."""
-    ours = timed(f"ongpu, {len(files)} files, in process", lambda: [scan_file(one) for one in files], repeat)
+    """Run ours, ours with its process' start, and the tool in turn, ``repeat`` rounds; compare counts in the first."""
     starting = [sys.executable, "-c", "import sys; from pathlib import Path; from ongpu.scan import scan_file\n"
                 "for one in sys.argv[1:]: scan_file(Path(one))", *map(str, files)]  # fmt: skip
-    started = timed("ongpu, process start included", lambda: subprocess.run(starting, check=True), repeat)
-    seconds, equal, differing = 0.0, 0, []
-    for path in files:
-        listed: Counter[str] = Counter()
+    in_process, with_start, tool_took = [], [], []
+    listed: dict[Path, Counter[str]] = {}
+    for turn in range(repeat):
+        in_process.append(wall(lambda: [scan_file(one) for one in files]))
+        with_start.append(wall(lambda: subprocess.run(starting, check=True)))
         begin = time.perf_counter()
-        for option in ("--list-elf", "--list-ptx"):
-            done = subprocess.run([tool, option, str(path)], capture_output=True, text=True, check=False)
-            kind = "sm_" if option == "--list-elf" else "compute_"
-            for target, _ in _LISTED.findall(done.stdout):
-                listed[target.replace("sm_", kind)] += 1
-        seconds += time.perf_counter() - begin
-        found = scan_file(path)
-        outside = Counter({str(row.target): row.count for row in found.outside})
-        mine = Counter({str(row.target): row.count for row in (*found.sass, *found.ptx)}) - outside
+        for path in files:
+            found = list_with(tool, path)
+            listed.setdefault(path, found)
+        tool_took.append(time.perf_counter() - begin)
+        print(
+            f"round {turn + 1} at load {os.getloadavg()[0]:.1f}: ongpu {in_process[-1]:.3f} s in process, "
+            f"{with_start[-1]:.3f} s with its start, cuobjdump {tool_took[-1]:.1f} s",
+            flush=True,
+        )
+    ours, started, seconds = map(statistics.median, (in_process, with_start, tool_took))
+    equal, differing = 0, []
+    for path in files:
+        read = scan_file(path)
+        outside = Counter({str(row.target): row.count for row in read.outside})
+        mine = Counter({str(row.target): row.count for row in (*read.sass, *read.ptx)}) - outside
         # cuobjdump does not print the 'f' of machine code.
         plain: Counter[str] = Counter()
         for target, count in mine.items():
             plain[target.removesuffix("f")] += count
-        if plain == listed:
+        if plain == listed[path]:
             equal += 1
         else:
-            differing.append(f"{path.name}: ongpu {dict(plain)} cuobjdump {dict(listed)}")
+            differing.append(f"{path.name}: ongpu {dict(plain)} cuobjdump {dict(listed[path])}")
     print(
         f"cuobjdump: {seconds:.1f} s, {seconds / ours:.0f} x ongpu in process, {seconds / started:.0f} with its start"
     )

@@ -74,9 +74,9 @@ def _matrix(
 ) -> RenderableType:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("package", overflow="fold", vertical="bottom")
-    tall = max(names.get(device, "").count(", ") for device in judged.devices) + 1
-    for device in judged.devices:
-        lines = names.get(device, "").split(", ") if device in names else []
+    called = [[word for word in names.get(device, "").split(", ") if word] for device in judged.devices]
+    tall = max(map(len, called), default=0)
+    for device, lines in zip(judged.devices, called, strict=True):
         head = "\n".join([*[""] * (tall - len(lines)), *lines, str(device)])
         table.add_column(head, no_wrap=True)
     for package in shown:
@@ -123,6 +123,8 @@ def _contents(one: BinaryCoverage) -> Text:
     )
     told = [f"{name} {_targets(rows)}" for name, rows in kinds if rows]
     told += ["AMD (ROCm) code"] if one.rocm else []
+    if one.format == "other" and not told:
+        told = ["no format that is known to carry code for a GPU"]
     return Text(f"{PurePath(one.path).name}: {'; '.join(told) or 'no device code'}")
 
 

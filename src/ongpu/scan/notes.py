@@ -23,6 +23,7 @@ _RUN_TIME: Final = {
     "flashinfer-python": "compiles most of its kernels at run time",
     "warp-lang": "compiles a program's kernels at run time",
 }
+_NO_KERNELS: Final = {Role.LINK_INPUT: "link inputs", Role.TOOL: "a profiler's patches"}
 _CUPY: Final = "only CUB, Thrust and jitify are precompiled; the rest is compiled at run time by NVRTC"
 
 
@@ -41,7 +42,8 @@ def note_for(package: PackageCoverage) -> str | None:
         notes.append(_RUN_TIME[name])
     roles = {binary.role for binary in package.binaries if binary.has_code}
     if roles and Role.RUNTIME not in roles:
-        notes.append("what it carries are link inputs or a profiler's patches, not kernels a program runs")
+        what = " and ".join(words for role, words in _NO_KERNELS.items() if role in roles)
+        notes.append(f"what it carries are {what}, not kernels a program runs")
     opaque = sum(frames.size_bytes for binary in package.binaries for frames in binary.opaque)
     if opaque:
         notes.append(f"{opaque / 1e6:.0f} MB of compressed data could not be looked into")

@@ -76,9 +76,10 @@ def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: froze
             except FileNotFoundError:
                 problems.append(f"{owner.name}: {path} is in RECORD and not on the disk")
                 continue
-            except OSError as error:
-                problems.append(f"{owner.name}: {path} cannot be read: {error.strerror or error}")
-                continue
+            except OSError as error:  # what was not read must not pass for what carries nothing
+                tally = Tally()
+                tally.problem(f"cannot be read: {error.strerror or error}")
+                coverage = tally.unreadable(path=str(path), size_bytes=0)
             if coverage is None:
                 continue
             if digest is not None:
