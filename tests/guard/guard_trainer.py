@@ -43,7 +43,6 @@ class Teller:
             gradients=held,
             state=held,
             scalars_excluded=0,
-            event=None,
             devices=[{**device, "max_reserved_bytes": RESERVED}],
         )
 

@@ -190,8 +190,6 @@ def test_the_hook_in_a_pretended_torch_goes_all_the_way(pretended: Prove) -> Non
     assert sample["state"] == {"cuda:0": 512 << 20} and sample["scalars_excluded"] == 4
     assert sample["devices"][0]["uuid"] == "GPU-99999999-2222-4333-8444-555555555555"
     assert sample["devices"][0]["reserved_bytes"] == 2 << 30
-    spans = [one["event"] for one in guarded.memory.hooks("step") if one["event"]]
-    assert spans and all(one["to_step"] > one["from_step"] and one["ms"] > 0 for one in spans)
 
 
 @pytest.mark.parametrize("how", ["cpu", "warm-up", "one-step-on-cpu"])

@@ -418,7 +418,7 @@ tell("torch", version="2.13.0", cuda="13.0", hip=None, rank=None, world_size=Non
 for step in range(1, 6):
     tell("step", step=step, optimizer=0, optimizer_class="AdamW", optimizer_step=step, final=False,
          parameters={{"cuda:0": 1 << 28}}, gradients={{"cuda:0": 1 << 28}}, state={{"cuda:0": 1 << 29}},
-         devices=[device], event=None, scalars_excluded=0)
+         devices=[device], scalars_excluded=0)
     time.sleep(0.6)
 last = {{"step": 5, "parameters_on_cuda": 2, "parameters": 2, "gradients_on_cuda": 2, "gradients": 2}}
 tell("end", steps=5, created=1, never_stepped=0, cuda_initialized=True, is_available=True, errors=0, records=n + 1,

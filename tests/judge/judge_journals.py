@@ -116,7 +116,6 @@ class Process:
                 }
                 for one in on_cuda
             ],
-            "event": None,
         }
 
     def _final(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ its source), ``pid``, ``t_mono``; by ``record``:
     parameters only, 0-dimensional state (Adam's step
     counter) left out and counted in ``scalars_excluded``; ``devices`` [{``device``, ``uuid``, ``name``,
     ``compute_capability``, ``allocated_bytes``, ``reserved_bytes``, ``max_reserved_bytes``}] once CUDA is
-    initialized; ``event`` {``from_step``, ``to_step``, ``ms``} | null: CUDA time between two earlier samples.
+    initialized.
     The first 5 steps of each optimizer, then at most one a second, at each change of place, and at the exit
 ``times``: ``times`` [[step, t_mono], ...]: every step, thinned where steps follow within 5 ms
 ``warning``: ``text`` of a warning about compute capability

@@ -125,7 +125,6 @@ class Witness:
         self._flush_at = 0.0
         self._ended = False
         self._closing = False
-        self._events: list[tuple[int, Any, int]] = []
         self._sampled_devices: set[str] = set()
 
     # -- writing ------------------------------------------------------------------------------------------
@@ -271,7 +270,6 @@ class Witness:
             state=state.by_device,
             scalars_excluded=scalars,
             devices=[self._device(cuda, device) for device in used] if cuda else [],
-            event=self._event(cuda) if cuda and not final else None,
         )
         cost = time.monotonic() - now
         elapsed = now - (self._began or now)
@@ -301,22 +299,6 @@ class Witness:
         except Exception as error:  # noqa: BLE001 - a pluggable allocator has no statistics
             told["memory_reason"] = "%s: %s" % (type(error).__name__, str(error)[:200])  # noqa: UP031 - as above
         return told
-
-    def _event(self, cuda: Any) -> dict[str, Any] | None:
-        """CUDA time between two earlier samples, if it has passed: asked, never waited for."""
-        if cuda.is_current_stream_capturing():
-            return None
-        done = None
-        if len(self._events) > 1 and self._events[1][1].query():
-            (step, first, device), (until, second, other) = self._events[:2]
-            if device == other:
-                done = {"from_step": step, "to_step": until, "ms": round(first.elapsed_time(second), 3)}
-            self._events.pop(0)
-        if len(self._events) < 3:
-            event = cuda.Event(enable_timing=True)
-            event.record()
-            self._events.append((self._steps, event, cuda.current_device()))
-        return done
 
     # -- the end -------------------------------------------------------------------------------------------
 
