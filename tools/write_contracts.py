@@ -21,7 +21,7 @@ CLI_PAGE = ROOT / "docs" / "cli.md"
 COMMANDS = (
     "", "enable", "probe", "plan", "install", "scan", "doctor", "verify", "run", "train", "diagnose", "evidence",
     "catalog", "catalog update", "evidence check", "evidence show", "evidence recover",
-    "keygen", "challenge",
+    "report", "keygen", "challenge",
 )  # fmt: skip
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from ongpu.evidence.challenge import seed
 from ongpu.evidence.dsse import Signer
+from ongpu.evidence.trust import public_line
 from tests.cli.cli_harness import ongpu
+from tests.evidence.conftest import Samples
 
 pytestmark = pytest.mark.process
 
@@ -47,3 +49,28 @@ def test_what_cannot_be_meant_is_refused(words: list[str], said: str, tmp_path: 
     assert ran.status == 2 and said in ran.err and "Next: " in ran.err
     assert json.loads(ran.out)["error"]["exit_status"] == 2
     assert not (tmp_path / "spent.txt").exists()
+
+
+def test_report_draws_a_bundle_once_and_never_into_it(tmp_path: Path) -> None:
+    Samples(root=tmp_path).bundle("one")
+    made = ongpu(["report", "one", "--json"], cwd=tmp_path)
+    assert made.status == 0 and made.document()["check"]["answer"] == "accepted"
+    assert (tmp_path / "one.html").stat().st_size == made.document()["size_bytes"]
+    for words, said in ((["one"], "exists"), (["one", "--output", "one/page.html"], "in the bundle")):
+        ran = ongpu(["report", *words], cwd=tmp_path)
+        assert ran.status == 2 and said in ran.err and "Next: " in ran.err
+    (tmp_path / "one" / "more.txt").write_text("added", "utf-8")
+    refused = ongpu(["report", "one", "--output", "refused.html"], cwd=tmp_path)
+    assert refused.status == 1 and "not to be believed" in (tmp_path / "refused.html").read_text("utf-8")
+
+
+def test_a_nonce_is_good_for_one_bundle(tmp_path: Path) -> None:
+    samples, nonce = Samples(root=tmp_path), "ab" * 16
+    (tmp_path / "keys").write_text(public_line(samples.signer.public, name="x"), "utf-8")
+    for number, status in ((1, 0), (2, 1)):
+        samples.bundle(f"b{number}", seed=number, nonce=nonce, signed=True)
+        words = ["--trust", "keys", "--nonce", nonce, "--ledger", "spent", "--require", "A2"]
+        for _ in range(2 if status == 0 else 1):
+            ran = ongpu(["evidence", "check", f"b{number}", *words], cwd=tmp_path)
+            assert ran.status == status, ran.err
+    assert "Another bundle has answered" in ran.err

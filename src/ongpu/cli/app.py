@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from ongpu import __version__
-from ongpu.cli import catalog, diagnose, evidence, install, keys, look, plan, prove, scan
+from ongpu.cli import catalog, diagnose, evidence, install, keys, look, plan, prove, report, scan
 from ongpu.cli.frame import refuse
 from ongpu.errors import UsageError
 
@@ -56,6 +56,7 @@ app.command("scan")(scan.scan)
 app.command("doctor")(scan.doctor)
 app.command("verify")(look.verify)
 app.command("diagnose")(diagnose.diagnose)
+app.command("report")(report.report)
 app.command("keygen")(keys.keygen)
 app.command("challenge")(keys.challenge)
 app.add_typer(evidence.app, name="evidence")

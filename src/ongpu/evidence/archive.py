@@ -64,10 +64,17 @@ class Contents:
 
 
 def read_bundle(
-    path: Path, *, limits: Limits = DEFAULT_LIMITS, clock_s: Callable[[], float] = time.monotonic
+    path: Path,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    clock_s: Callable[[], float] = time.monotonic,
+    also_keep: frozenset[str] = frozenset(),
 ) -> Contents:
-    """Read the folder or zip file at ``path``. Raises :class:`ArchiveError`; writes nothing anywhere."""
-    reading = _Reading(limits, clock_s)
+    """Read the folder or zip file at ``path``. Raises :class:`ArchiveError`; writes nothing anywhere.
+
+    :param also_keep: files whose bytes are kept besides those that a check looks into.
+    """
+    reading = _Reading(limits, clock_s, also_keep)
     try:
         if path.is_dir():
             for name, stream in _folder_members(path, limits):
@@ -91,7 +98,8 @@ def is_plain(name: str) -> bool:
 class _Reading:
     """The state of one reading: what was taken so far, and what is left of the limits."""
 
-    def __init__(self, limits: Limits, clock_s: Callable[[], float]) -> None:
+    def __init__(self, limits: Limits, clock_s: Callable[[], float], also_keep: frozenset[str]) -> None:
+        self._also_keep = also_keep
         self.files: dict[str, FileDigest] = {}
         self.kept: dict[str, bytes] = {}
         self._folded: dict[str, str] = {}
@@ -129,7 +137,7 @@ class _Reading:
             self.kept[name] = b"".join(parts)
 
     def _keep_bytes(self, name: str) -> int:
-        if name == JOURNAL_NAME:
+        if name == JOURNAL_NAME or name in self._also_keep:
             return self._limits.journal_bytes
         if name in {MANIFEST_NAME, ENVELOPE_NAME, "README.md", "verdict.json", "nvidia_smi.txt"}:
             return self._limits.small_file_bytes

@@ -12,7 +12,7 @@ from ongpu.evidence.keys import KeyFiles
 from ongpu.install import InstallReport
 from ongpu.plan import CommandReport
 from ongpu.report.diagnosis import DiagnoseDocument
-from ongpu.report.document import ChallengeDocument, RunDocument, error_schema, schema
+from ongpu.report.document import ChallengeDocument, PageDocument, RunDocument, error_schema, schema
 from ongpu.report.plan_document import CatalogDocument, CatalogUpdateDocument, PlanDocument
 from ongpu.report.scan_document import ScanDocument
 from ongpu.smoke import SmokeReport
@@ -30,6 +30,7 @@ DOCUMENTS: Final[dict[str, type]] = {
     "plan": PlanDocument,
     "plan-check": CommandReport,
     "probe": Machine,
+    "report": PageDocument,
     "run": RunDocument,
     "scan": ScanDocument,
     "verify": SmokeReport,

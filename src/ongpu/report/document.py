@@ -17,6 +17,7 @@ from ongpu.domain.arch import CodeTarget, ComputeCapability
 from ongpu.domain.plain import plain
 from ongpu.domain.verdict import Verdict, Witness
 from ongpu.errors import UsageError
+from ongpu.evidence.check import CheckReport
 
 _T = TypeVar("_T")
 _AS_TEXT = (ComputeCapability, CodeTarget)
@@ -37,6 +38,15 @@ class ChallengeDocument:
 
     nonce: str
     seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageDocument:
+    """The answer of ``ongpu report``: where the page is, and how the check before it ended."""
+
+    page: str
+    size_bytes: int
+    check: CheckReport
 
 
 def schema_name(command: str) -> str:

@@ -6,6 +6,7 @@ characters made visible, on one line, inside code marks that they cannot close.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,14 @@ from functools import cached_property
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from ongpu.domain.foreign import foreign_libraries
+from ongpu.domain.machine import Machine
+from ongpu.domain.plain import plain
+from ongpu.domain.ranks import ranks
 from ongpu.domain.verdict import Outcome, Verdict
 from ongpu.domain.witness import Observation
-from ongpu.report.document import RunDocument, to_json
+from ongpu.errors import UsageError
+from ongpu.report.document import RunDocument, from_json, to_json
 
 if TYPE_CHECKING:
     import jinja2
@@ -100,6 +106,17 @@ class Observed:
         return next((one.data for one in self.all("metrics") if one.data.get("role") == role), {})
 
 
+def foreign(observations: Sequence[Observation]) -> tuple[str, ...]:
+    """What :func:`foreign_libraries` says of the machine that the journal holds; nothing where there is none."""
+    data = Observed(observations).first("machine")
+    if not data or data.get("simulated"):
+        return ()
+    try:
+        return foreign_libraries(from_json(json.dumps(plain(data)).encode(), Machine, what="the machine record"))
+    except UsageError:
+        return ()  # a record of another version: the judge reads what it needs of it, this page need not
+
+
 class BundlePages:
     """Renders the pages; the templates are beside this module."""
 
@@ -124,6 +141,8 @@ class BundlePages:
             start=seen.first("run.start"),
             verdict=verdict,
             files=files,
+            ranks=ranks(observations),
+            foreign=foreign(observations),
             raw=_RAW,
             proven=Outcome.PROVEN,
             mark={Outcome.PROVEN: "x", Outcome.REFUTED: " ", Outcome.UNKNOWN: " "},

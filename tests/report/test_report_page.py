@@ -1,0 +1,183 @@
+"""The page of a bundle: checked first, self-contained, inert whatever the bundle says, small however long it ran."""
+
+from __future__ import annotations
+
+import hashlib
+import html.parser
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ongpu.domain.witness import Observation
+from ongpu.evidence.check import Answer
+from ongpu.report.html import MAX_PAGE_BYTES, bundle_page, shown
+from ongpu.report.timeline import loss_chart, timeline
+from tests.evidence.conftest import Samples
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}\u202e\x1b[31m"
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Samples:
+    return Samples(root=tmp_path)
+
+
+class _Elements(html.parser.HTMLParser):
+    """What a browser makes of the page: every element with its attributes, and the text of each script."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self._in_script = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._in_script = tag == "script"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_script = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_script:
+            self.scripts.append(data)
+
+
+def _data(page: str) -> dict[str, Any]:
+    block = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert block is not None
+    found = json.loads(block[1])
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_page_says_what_the_check_found_and_draws_what_was_read(samples: Samples) -> None:
+    page, report = bundle_page(samples.bundle("one"))
+    assert report.answer is Answer.ACCEPTED and report.verdict is not None
+    assert f"{report.verdict.outcome.value}</span>" in page
+    charts = {chart["id"]: chart for chart in _data(page)["charts"]}
+    assert charts["memory"]["curves"][0]["y"][-1] == pytest.approx((160 + 518) / 1024, abs=1e-3)
+    assert len(page.encode()) < 200_000
+
+
+def test_a_refused_bundle_shows_its_refusal_and_nothing_of_its_contents(samples: Samples) -> None:
+    folder = samples.bundle("one")
+    (folder / "training_log.txt").write_text("another", "utf-8")
+    page, report = bundle_page(folder)
+    assert report.answer is Answer.REFUSED
+    assert "Obligation 8" in page and "not to be believed" in page
+    body = page.partition("</style>")[2]
+    assert "H100" not in body and "<script" not in body and "proven" not in body
+
+
+def test_a_rehearsal_says_so(samples: Samples) -> None:
+    page, report = bundle_page(samples.bundle("one", simulated=True))
+    assert report.answer is Answer.INSUFFICIENT and "REHEARSED" in page
+
+
+def test_it_loads_nothing_and_runs_only_what_its_policy_names(samples: Samples) -> None:
+    page, _ = bundle_page(samples.bundle("one"))
+    elements = _Elements(page)
+    policy = next(a["content"] for t, a in elements.found if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None and policy.startswith("default-src 'none'") and "unsafe" not in policy
+    for tag, attributes in elements.found:
+        assert not any(name.startswith("on") or name in {"style", "srcdoc"} for name in attributes), (tag, attributes)
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:,")), (tag, attributes)
+    for script in elements.scripts[1:]:
+        import base64
+
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+
+
+def test_every_string_of_a_hostile_bundle_is_inert(samples: Samples) -> None:
+    folder = samples.bundle("one")
+    plain_page, _ = bundle_page(folder)
+
+    def poison(records: list[dict[str, Any]]) -> None:
+        for record in records:
+            data = record["data"]
+            if record["kind"] == "run.start":
+                data |= {"expect_gpu": HOSTILE, "tool_version": HOSTILE}
+            if record["kind"] == "child.start":
+                data["argv"] = [HOSTILE]
+            if record["kind"] == "smoke":
+                data["reason"] = HOSTILE
+            for device in data.get("devices", []) if record["kind"] in {"machine", "hook"} else []:
+                device |= {"name": HOSTILE, "compute_capability": HOSTILE}
+        run_id = records[0]["data"]["run_id"]
+        end = records.pop()
+        body = {"run_id": run_id, "name": HOSTILE, "outcome": HOSTILE, "seconds": 1.0, "summary": HOSTILE}
+        records.append(records[0] | {"kind": "phase", "data": body} | {k: end[k] for k in ("t_mono", "t_wall")})
+        records.append(end)
+
+    samples.forge(folder, poison)
+    page, report = bundle_page(folder)
+    assert report.answer is Answer.ACCEPTED, report.problems
+    assert "alert(1)" in page, "the poison reached the page"
+    before, after = _Elements(plain_page), _Elements(page)
+    assert after.scripts[1:] == before.scripts[1:]
+    assert {tag for tag, _ in after.found} <= {tag for tag, _ in before.found} | {"ul", "li"}
+    assert not [tag for tag, attributes in after.found if tag == "img" or "onerror" in attributes]
+    assert "\u202e" not in page and "\x1b" not in page and "49" not in shown("{{7*7}}")
+
+
+def _samples(count: int) -> list[Observation]:
+    devices = [
+        {"uuid": f"GPU-{gpu}", "memory_used_bytes": 1 << 30, "utilization_percent": 5, "power_mw": 1, "processes": []}
+        for gpu in range(12)
+    ]
+    return [
+        Observation(seq=n, t_wall=float(n), t_mono=float(n), kind="nvml.sample", data={"n": n, "devices": devices})
+        for n in range(count)
+    ]
+
+
+def test_a_night_of_readings_is_grouped_and_the_greatest_of_each_group_stays() -> None:
+    observations = _samples(40_000)
+    peak = {"uuid": "GPU-0", "memory_used_bytes": 9 << 30, "utilization_percent": None, "power_mw": "x"}
+    observations[777] = Observation(
+        seq=777, t_wall=777.0, t_mono=777.0, kind="nvml.sample", data={"devices": [peak], "t_mono": 777.0}
+    )
+    drawn = timeline(observations)
+    memory = drawn.charts[0]
+    assert len(memory.x) <= 1200 and memory.readings == 40_000 and memory.grouped > 1
+    assert max(y for y in memory.curves[0].y if y is not None) == 9
+    assert len(drawn.gpus) == 8
+    assert len(json.dumps([[*chart.x, *(c.y for c in chart.curves)] for chart in drawn.charts])) < MAX_PAGE_BYTES / 2
+
+
+def test_what_is_no_number_is_a_gap_and_hidden_processes_are_not_zero() -> None:
+    rows: list[dict[str, Any]] = [
+        {"uuid": "a", "memory_used_bytes": True, "power_mw": float("inf"), "processes": None},
+        {"uuid": "a", "memory_used_bytes": 1 << 30, "power_mw": 1e300, "processes": [{"pid": 1, "used_bytes": None}]},
+    ]
+    observations = [
+        Observation(seq=n, t_wall=0.0, t_mono=float(n), kind="nvml.sample", data={"devices": [row]})
+        for n, row in enumerate(rows)
+    ]
+    charts = {chart.id: chart for chart in timeline(observations).charts}
+    assert charts["memory"].curves[0].y == (None, 1.0)
+    assert set(charts) == {"memory"}, "no power and no process was ever read"
+
+
+def test_the_losses_of_both_runs_share_their_steps() -> None:
+    here = b'{"step": 1, "loss": 2.0}\nnot json\n{"step": 2, "loss": NaN}\n[1]\n{"step": 3, "loss": 1.0}\n'
+    chart = loss_chart({"this run": here, "the CPU": b'{"step": 1, "loss": 2.5}\n', "none": b""})
+    assert chart is not None and chart.x == (1.0, 3.0)
+    assert [curve.y for curve in chart.curves] == [(2.0, 1.0), (2.5, None)]
+    assert loss_chart({"this run": b"\xff"}) is None
+
+
+def test_the_chart_library_is_the_one_its_note_names() -> None:
+    folder = resources.files("ongpu.report").joinpath("vendor")
+    note = folder.joinpath("README.md").read_text("utf-8")
+    for name in ("uPlot.iife.min.js", "uPlot.min.css"):
+        digest = hashlib.sha256(folder.joinpath("uplot", name).read_bytes()).hexdigest()
+        assert f"{digest}  {name}" in note
