@@ -54,11 +54,15 @@ def _packages(folders: list[str], problems: list[str]) -> list[dict[str, Any]]:
         here: dict[str, str] = {}
         for found in metadata.distributions(path=[folder]):
             try:
-                name, version = found.metadata["Name"], found.version
+                # Each of ``found.metadata``, ``.version`` and ``.requires`` parses the whole file anew.
+                told = found.metadata
+                name, version = told["Name"], told["Version"]
                 location = str(found.locate_file(""))
                 url = found.read_text("direct_url.json")
                 installer = (found.read_text("INSTALLER") or "").strip() or None
-                requires = list(found.requires or ())
+                requires = told.get_all("Requires-Dist") or []
+                if not requires and found.read_text("requires.txt"):  # an egg's
+                    requires = list(found.requires or ())
             except Exception as error:  # noqa: BLE001 - a broken package is reported, the others are still read
                 problems.append(f"a package in {folder} cannot be read: {error}")
                 continue
