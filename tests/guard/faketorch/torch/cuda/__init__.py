@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 RESERVED = 2 << 30
 state = {"initialized": False, "allocated": RESERVED, "broken": False}
 
