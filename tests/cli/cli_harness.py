@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
@@ -33,8 +35,18 @@ SMALL = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED")
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables a command gets; one that is given as empty is left out."""
     base = {name: os.environ[name] for name in SMALL if name in os.environ}
-    made = {**base, "COLUMNS": "100", "NO_COLOR": "1", **(variables or {})}
+    made = {**base, "COLUMNS": "100", "NO_COLOR": "1", "UV_OFFLINE": "1", **(variables or {})}
     return {name: value for name, value in made.items() if value}
+
+
+def here(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> Ran:
+    """Run ``ongpu WORDS`` in this process: for words that must be refused before anything is started."""
+    from ongpu.cli.app import run
+
+    capsys.readouterr()
+    status = run(words)
+    captured = capsys.readouterr()
+    return Ran(status=status, out=captured.out, err=captured.err)
 
 
 def ongpu(
