@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from ongpu.cli.rows import known_catalog
 from ongpu.machine.clock import RealClock
 from ongpu.machine.host import RealHost
 from ongpu.machine.nvml import open_nvml
@@ -27,4 +28,5 @@ def doors() -> Doors:
         clock=RealClock(),
         cwd=Path.cwd(),
         pages=BundlePages(),
+        catalog=known_catalog,
     )

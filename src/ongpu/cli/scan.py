@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,12 +118,12 @@ def _unknown(verdict: ScanVerdict) -> list[str]:
 
 def _devices(gpus: Sequence[str], capabilities: Sequence[str]) -> dict[ComputeCapability, str]:
     """The GPUs that were named, each capability once, in the order they were named."""
-    from ongpu import catalog
+    from ongpu.cli.rows import known_catalog
     from ongpu.domain.arch import ComputeCapability
 
     found: dict[ComputeCapability, str] = {}
     for name in gpus:
-        found.setdefault(catalog.load().find_gpu(name).compute_capability, name)
+        found.setdefault(known_catalog().find_gpu(name).compute_capability, name)
     for text in capabilities:
         try:
             found.setdefault(ComputeCapability.parse(text), "")
@@ -218,28 +219,40 @@ def doctor(
 
     Without --deep nothing is imported and nothing is run on the GPU.
     """
-    from ongpu import catalog
+    from concurrent.futures import ThreadPoolExecutor
+
     from ongpu.cli.outside import doors
-    from ongpu.doctor import examine
-    from ongpu.domain.verdict import Outcome
-    from ongpu.environment import choose_python
+    from ongpu.environment import choose_python, read_environment
+    from ongpu.probe import probe
 
     outside = doors()
-    chosen = choose_python(python, cwd=outside.cwd, variables=outside.host.environment())
-    report = examine(
-        chosen,
-        nvml=outside.nvml,
-        processes=outside.processes,
-        host=outside.host,
-        catalog=catalog.load,
-        deep=deep,
-    )
+    variables = outside.host.environment()
+    chosen = choose_python(python, cwd=outside.cwd, variables=variables)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        # Both are answered by children, which run while the rooms that judge the answers are imported here.
+        found = pool.submit(read_environment, chosen, processes=outside.processes)
+        # The digests of the driver's files take 0.13 s, and are not judged here.
+        look = functools.partial(probe, list_pythons=False, name_libraries=False)
+        machine = pool.submit(look, nvml=outside.nvml, processes=outside.processes, host=outside.host)
+        from ongpu.cli.rows import known_catalog
+        from ongpu.doctor import examine
+        from ongpu.domain.verdict import Outcome
+        from ongpu.report import terminal
+
+        report = examine(
+            chosen,
+            machine=machine.result,
+            environment=found.result,
+            nvml=outside.nvml,
+            processes=outside.processes,
+            variables=variables,
+            catalog=known_catalog,
+            deep=deep,
+        )
     if as_json:
         from ongpu.report.document import to_json
 
         sys.stdout.write(to_json("doctor", report))
     else:
-        from ongpu.report import terminal
-
         show(terminal.doctor(report))
     return {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}[report.outcome]

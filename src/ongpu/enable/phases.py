@@ -10,7 +10,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from ongpu import catalog, environment, plan, probe, scan, smoke
+from ongpu import environment, plan, probe, scan, smoke
 from ongpu import install as installer
 from ongpu.domain.arch import RuntimeVersion
 from ongpu.domain.blocked import diagnose_blocked
@@ -72,9 +72,11 @@ def probe_phase(context: Context) -> Step[Machine]:
 def plan_phase(context: Context, machine: Machine) -> Step[Decision]:
     """Choose the build; an adopted environment is judged by what it holds, so there the plan only advises."""
     wanted = plan.Request(
-        torch_spec=context.request.torch_spec, channel=context.request.channel, python=context.python_version
+        torch_spec=context.request.torch_spec or _asked_of_torch(context),
+        channel=context.request.channel,
+        python=context.python_version,
     )
-    decision = plan.plan(machine, catalog=catalog.load(), request=wanted)
+    decision = plan.plan(machine, catalog=context.doors.catalog(), request=wanted)
     context.bundle.value("plan", decision)
     if decision.decision is DecisionKind.PREBUILT:
         return Step(value=decision, summary=f"torch {decision.torch}+{decision.cuda_tag} from {_index(decision)}")
@@ -95,6 +97,23 @@ def plan_phase(context: Context, machine: Machine) -> Step[Decision]:
     )
 
 
+def _project(context: Context) -> tuple[Path | None, str | None]:
+    """The project that goes in and its extra: the one that was named, or the milestone's own."""
+    request, cwd = context.request, context.doors.cwd
+    if request.project is None and is_milestone(cwd):
+        return cwd, request.extra or "training"
+    return request.project, request.extra
+
+
+def _asked_of_torch(context: Context) -> str | None:
+    """What the project that will be installed asks of torch: choosing without it would only contradict it later."""
+    project, extra = _project(context)
+    if project is None or context.adopted is not None or context.rehearsed:
+        return None
+    asked = installer.read_project(context.doors.cwd / project, extra=extra)
+    return asked.requirement_of("torch", markers=installer.markers_for(None, python=context.python_version))
+
+
 def _index(decision: Decision) -> str:
     return decision.index_url or "PyPI"
 
@@ -104,9 +123,7 @@ def install_phase(context: Context, decision: Decision, on_output: Callable[[byt
     if context.rehearsed or context.adopted is not None:
         return _adopt(context, decision)
     request, doors = context.request, context.doors
-    project, extra = request.project, request.extra
-    if project is None and is_milestone(doors.cwd):
-        project, extra = doors.cwd, extra or "training"
+    project, extra = _project(context)
     report = installer.install(
         installer.InstallRequest(
             decision=decision,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ongpu.catalog import Catalog, load
 from ongpu.domain.verdict import Verdict
 from ongpu.domain.witness import Observation
 from ongpu.errors import DoorError
@@ -37,7 +38,7 @@ class Pages(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doors:
-    """The outside, as the joining rooms are handed it."""
+    """The outside, as the joining rooms are handed it. ``catalog`` reads the facts that plans rest on."""
 
     nvml: Callable[[], Nvml]
     processes: Processes
@@ -46,6 +47,7 @@ class Doors:
     cwd: Path
     pages: Pages
     interrupts: Interrupts = field(default_factory=Interrupts)
+    catalog: Callable[[], Catalog] = load
 
 
 def redactor_for(doors: Doors, *, pseudonymous: bool, target: Path | None = None) -> Redactor:
