@@ -11,10 +11,11 @@ import pytest
 from ongpu.catalog import load
 from ongpu.doctor import examine, read_code
 from ongpu.domain.verdict import Cause, Outcome
-from ongpu.environment import read_files
+from ongpu.environment import read_environment, read_files
 from ongpu.machine.host import RealHost
 from ongpu.machine.nvml import open_nvml
 from ongpu.machine.process import RealProcesses
+from ongpu.probe import probe
 
 
 @pytest.mark.process
@@ -22,11 +23,14 @@ def test_doctor_examines_this_machine() -> None:
     processes = RealProcesses()
     python = Path(sys.executable)
     variables = {"PATH": "/usr/bin:/bin"}
+    nvml = functools.partial(open_nvml, processes, python=python, environment=variables)
     report = examine(
         python,
-        nvml=functools.partial(open_nvml, processes, python=python, environment=variables),
+        machine=functools.partial(probe, nvml=nvml, processes=processes, host=RealHost(variables)),
+        environment=functools.partial(read_environment, python, processes=processes),
+        nvml=nvml,
         processes=processes,
-        host=RealHost(variables),
+        variables=variables,
         catalog=load,
     )
     assert report.python == sys.executable

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,12 +13,9 @@ from ongpu.domain.environment import Environment
 from ongpu.domain.machine import Machine
 from ongpu.domain.verdict import Outcome
 from ongpu.domain.visible import visible_devices
-from ongpu.environment import read_environment
 from ongpu.errors import DoorError
-from ongpu.machine.host import Host
 from ongpu.machine.nvml import Nvml
 from ongpu.machine.process import Processes
-from ongpu.probe import probe
 from ongpu.scan import scan_paths, scan_torch
 
 if TYPE_CHECKING:  # the room itself is imported by `--deep` alone
@@ -48,30 +43,31 @@ def read_code(environment: Environment, *, deep: bool = False) -> InstalledCode:
 def examine(
     python: Path,
     *,
+    machine: Callable[[], Machine],
+    environment: Callable[[], Environment],
     nvml: Callable[[], Nvml],
     processes: Processes,
-    host: Host,
+    variables: Mapping[str, str],
     catalog: Callable[[], Catalog],
     deep: bool = False,
 ) -> DoctorReport:
-    """Probe the machine and read the environment side by side, then join them.
+    """Join what the machine is and what the environment holds; both may still be being read when this begins.
 
     :param python: the interpreter of the environment to look at (:func:`ongpu.environment.choose_python`).
+    :param machine: waits for :func:`ongpu.probe.probe` (without the Pythons and the digests of the driver's files).
+    :param environment: waits for :func:`ongpu.environment.read_environment` of that interpreter.
+    :param nvml: opens NVML for the checks of ``deep``, whose children run with ``variables``.
     :param deep: search all data of the packages' files; and where nothing that was read blocks, import torch and run
         the checks on the first visible GPU, in children.
     """
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        # The digests of the driver's files take 0.13 s, and are not judged here.
-        look = functools.partial(probe, list_pythons=False, name_libraries=False)
-        asked = pool.submit(look, nvml=nvml, processes=processes, host=host)
-        environment = read_environment(python, processes=processes)
-        code = read_code(environment, deep=deep)
-        facts = catalog()
-        machine = asked.result()
-    report = doctor(machine, environment, code, catalog=facts)
+    facts = catalog()
+    found = environment()
+    code = read_code(found, deep=deep)
+    known = machine()
+    report = doctor(known, found, code, catalog=facts)
     if not deep or report.outcome is Outcome.REFUTED:
         return report
-    return with_smoke(report, _smoke(python, machine, nvml=nvml, processes=processes, variables=host.environment()))
+    return with_smoke(report, _smoke(python, known, nvml=nvml, processes=processes, variables=variables))
 
 
 def _smoke(
