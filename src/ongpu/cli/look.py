@@ -30,11 +30,11 @@ def _show(name: str, value: object, rendered: RenderableType, *, as_json: bool) 
 @command("probe")
 def probe(as_json: AsJson = False) -> int:
     """Read the machine: GPUs, driver, OS, glibc, Pythons, container, WSL. Never imports torch."""
-    from ongpu.cli.outside import doors
+    from ongpu.cli.outside import here
     from ongpu.probe import probe as read
     from ongpu.report import terminal
 
-    outside = doors()
+    outside = here()
     found = read(nvml=outside.nvml, processes=outside.processes, host=outside.host)
     _show("probe", found, terminal.machine(found), as_json=as_json)
     return 0
@@ -45,14 +45,14 @@ def verify(python: Python = None, as_json: AsJson = False) -> int:
     """Run the smoke checks on the GPU in an environment: torch's own answer, checked products, held memory."""
     import os
 
-    from ongpu.cli.outside import doors
+    from ongpu.cli.outside import here
     from ongpu.domain.verdict import Outcome
     from ongpu.environment import choose_python
     from ongpu.errors import DoorError
     from ongpu.report import terminal
     from ongpu.smoke import run_smoke
 
-    outside = doors()
+    outside = here()
     chosen = choose_python(python, cwd=outside.cwd, variables=outside.host.environment())
     try:
         nvml = outside.nvml()

@@ -5,28 +5,51 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ongpu.cli.rows import known_catalog
-from ongpu.machine.clock import RealClock
 from ongpu.machine.host import RealHost
-from ongpu.machine.nvml import open_nvml
+from ongpu.machine.nvml import Nvml, open_nvml
 from ongpu.machine.process import RealProcesses
-from ongpu.proof.doors import Doors
-from ongpu.report.pages import BundlePages
+
+if TYPE_CHECKING:
+    from ongpu.proof.doors import Doors
 
 
-def doors() -> Doors:
-    """This machine."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """What a command that only looks needs of this machine."""
+
+    nvml: Callable[[], Nvml]
+    processes: RealProcesses
+    host: RealHost
+    cwd: Path
+
+
+def here() -> Here:
+    """This machine, to look at."""
     processes = RealProcesses()
     environment = dict(os.environ)
     nvml = functools.partial(open_nvml, processes, python=Path(sys.executable), environment=environment)
+    return Here(nvml=nvml, processes=processes, host=RealHost(environment), cwd=Path.cwd())
+
+
+def doors() -> Doors:
+    """This machine, with what writes a bundle: a tenth of a second of imports that looking does without."""
+    from ongpu.cli.rows import known_catalog
+    from ongpu.machine.clock import RealClock
+    from ongpu.proof.doors import Doors
+    from ongpu.report.pages import BundlePages
+
+    seen = here()
     return Doors(
-        nvml=nvml,
-        processes=processes,
-        host=RealHost(environment),
+        nvml=seen.nvml,
+        processes=seen.processes,
+        host=seen.host,
         clock=RealClock(),
-        cwd=Path.cwd(),
+        cwd=seen.cwd,
         pages=BundlePages(),
         catalog=known_catalog,
     )

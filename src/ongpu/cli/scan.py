@@ -155,11 +155,11 @@ def _environment(python: str | None, *, deep: bool) -> _Looked:
     import os
 
     from ongpu import scan as scanner
-    from ongpu.cli.outside import doors
+    from ongpu.cli.outside import here
     from ongpu.environment import choose_python, read_environment
     from ongpu.machine.libcuda import ask_libcuda
 
-    outside = doors()
+    outside = here()
     variables = outside.host.environment()
     chosen = choose_python(python, cwd=outside.cwd, variables=variables)
     found = read_environment(chosen, processes=outside.processes)
@@ -221,11 +221,11 @@ def doctor(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from ongpu.cli.outside import doors
+    from ongpu.cli.outside import here
     from ongpu.environment import choose_python, read_environment
     from ongpu.probe import probe
 
-    outside = doors()
+    outside = here()
     variables = outside.host.environment()
     chosen = choose_python(python, cwd=outside.cwd, variables=variables)
     with ThreadPoolExecutor(max_workers=2) as pool:
