@@ -88,11 +88,12 @@ def test_an_index_that_does_not_answer_is_said_and_changes_nothing(
 
 def test_every_part_of_a_plan_is_shown(tmp_path: Path) -> None:
     words = ["plan", "--offline", "--gpu", "V100", "--gpu", "RTX 3090", "--modules", "proprietary"]
-    ran = ongpu([*words, "--companion", "torchvision"], cwd=tmp_path)
+    ran = ongpu([*words, "--companion", "torchvision", "--lines", "uv"], cwd=tmp_path)
     assert ran.status == 0
     text = flat(ran.out)
     assert "torchvision==" in text and "torchaudio ended with" in text, "companions"
     assert "CUDA_VISIBLE_DEVICES=<UUID of NVIDIA GeForce RTX 3090>" in text, "what the newer GPU could have alone"
+    assert "\n[tool.uv.sources]\n" in ran.out, "lines to copy as they are"
     assert "--offline was given" in text and "The catalog is of " in text
     blackwell = ongpu([*BLACKWELL, "--offline", "--modules", "proprietary"], cwd=tmp_path)
     assert blackwell.status == 3 and "driver-broken" in blackwell.out
@@ -149,6 +150,7 @@ BAD = [
     (["--gpu", "T4", "--modules", "closed"], "open or proprietary"),
     (["--gpu", "T4", "--lock", "my.toml"], "pylock.toml"),
     (["--gpu", "T4", "--lock", "."], "pylock.toml"),
+    (["--gpu", "T4", "--lines", "conda"], "uv, pixi, docker"),
     (["--gpu", "T4", "--find-links", "x"], "--lock"),
     (["--gpu", "T4", "--rows", "no.csv"], "catalog update"),
 ]

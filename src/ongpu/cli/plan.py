@@ -55,6 +55,10 @@ def plan(
     find_links: Annotated[
         str | None, typer.Option(metavar="DIR", help="With --lock: a folder of wheels, and no index.")
     ] = None,
+    lines: Annotated[
+        str | None,
+        typer.Option(metavar="WHERE", help="Also the lines to write down for: uv, pixi, docker or notebook."),
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the script here if the answer is to build from source.")
     ] = None,
@@ -73,6 +77,8 @@ def plan(
     form = _form(lock) if lock is not None else None
     if find_links is not None and lock is None:
         raise UsageError("--find-links is for the lock.", next_step="Add --lock pylock.toml, or leave it out.")
+    if lines is not None:
+        _known_place(lines)
     newer = Newer(offline=offline or check is not None)
     facts = known_catalog(rows)
     if gpu or compute_capability:
@@ -106,7 +112,8 @@ def plan(
     decision = planner.plan(machine, catalog=facts, request=request)
     locked = _lock(decision, machine, lock, form=form, find_links=find_links) if lock is not None and form else None
     written = _recipe(decision, recipe) if recipe is not None else None
-    _answer(decision, facts, newer, lock=locked, recipe_file=written, as_json=as_json)
+    text = _lines(decision, lines) if lines is not None else None
+    _answer(decision, facts, newer, lock=locked, recipe_file=written, lines=text, as_json=as_json)
     return 3 if decision.decision is DecisionKind.BLOCKED else 0
 
 
@@ -117,6 +124,7 @@ def _answer(
     *,
     lock: LockDocument | None,
     recipe_file: str | None,
+    lines: str | None,
     as_json: bool,
 ) -> None:
     from ongpu.catalog.fresh import freshness
@@ -129,7 +137,7 @@ def _answer(
         on_index=newer.releases,
         not_asked=newer.not_asked,
     )
-    document = plan_document(decision, catalog=fresh, lock=lock, recipe_file=recipe_file)
+    document = plan_document(decision, catalog=fresh, lock=lock, recipe_file=recipe_file, lines=lines)
     if as_json:
         from ongpu.report.document import to_json
 
@@ -199,6 +207,24 @@ def _lock(decision: Decision, machine: Machine, file: Path, *, form: str, find_l
     entries = re.findall(r"(?m)^\[\[packages\]\]" if form == "pylock" else r"(?m)^[A-Za-z0-9][^\s=]*==", text)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return LockDocument(path=str(file), form=form, packages=len(entries), sha256=digest)
+
+
+def _known_place(place: str) -> None:
+    from ongpu.install.advice import LINES
+
+    if place not in LINES:
+        raise UsageError(
+            f"--lines {place!r} is no place that lines are known for.", next_step=f"Use {', '.join(LINES)}."
+        )
+
+
+def _lines(decision: Decision, place: str) -> str | None:
+    from ongpu.domain.build import DecisionKind
+    from ongpu.install.advice import lines_for
+
+    if decision.decision is not DecisionKind.PREBUILT:
+        return None
+    return lines_for(place, decision, python=(decision.python or "3.12").removesuffix("t"))
 
 
 def _recipe(decision: Decision, file: Path) -> str | None:

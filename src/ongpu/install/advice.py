@@ -118,5 +118,29 @@ def notebook_lines(decision: Decision) -> str:
     )
 
 
+def pixi_lines(decision: Decision) -> str:
+    """What to add to ``pixi.toml``: torch as a PyPI dependency, from its own index."""
+    pin = torch_pin(decision).partition("torch")[2]
+    if decision.index_url is None:
+        return f'[pypi-dependencies]\ntorch = "{pin}"\n'
+    return f'[pypi-dependencies]\ntorch = {{ version = "{pin}", index = "{decision.index_url}" }}\n'
+
+
+LINES: Final = ("uv", "pixi", "docker", "notebook")
+
+
+def lines_for(place: str, decision: Decision, *, python: str) -> str:
+    """The lines for one of :data:`LINES`."""
+    match place:
+        case "uv":
+            return uv_project_lines(decision)
+        case "pixi":
+            return pixi_lines(decision)
+        case "docker":
+            return dockerfile_lines(decision, python=python)
+        case _:
+            return notebook_lines(decision)
+
+
 def _array(values: Iterable[str]) -> str:
     return "[" + ", ".join(f'"{one}"' for one in values) + "]"

@@ -21,19 +21,28 @@ class LockDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanDocument(Decision):
-    """The answer of ``ongpu plan``. ``recipe_file`` is where ``--recipe`` wrote the build script."""
+    """The answer of ``ongpu plan``.
+
+    ``recipe_file`` is where ``--recipe`` wrote the build script; ``lines`` what ``--lines`` asked for.
+    """
 
     catalog: Freshness
     lock: LockDocument | None = None
     recipe_file: str | None = None
+    lines: str | None = None
 
 
 def plan_document(
-    decision: Decision, *, catalog: Freshness, lock: LockDocument | None = None, recipe_file: str | None = None
+    decision: Decision,
+    *,
+    catalog: Freshness,
+    lock: LockDocument | None = None,
+    recipe_file: str | None = None,
+    lines: str | None = None,
 ) -> PlanDocument:
     """A decision as its document."""
     fields = {one.name: getattr(decision, one.name) for one in dataclasses.fields(decision)}
-    return PlanDocument(**fields, catalog=catalog, lock=lock, recipe_file=recipe_file)
+    return PlanDocument(**fields, catalog=catalog, lock=lock, recipe_file=recipe_file, lines=lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,6 +67,9 @@ def decision(value: PlanDocument) -> RenderableType:
         parts += [Text(f"  | {line}") for line in value.recipe]
     if value.recipe_file is not None:
         parts.append(Text(f"  recipe: written to {value.recipe_file}, not run"))
+    if value.lines is not None:
+        parts.append(Text("  to write down:", style="bold"))
+        parts += [Text(line) for line in value.lines.splitlines()]  # as they are to be copied
     if value.lock is not None:
         parts.append(Text(f"  lock: {value.lock.packages} packages with their hashes, in {value.lock.path}"))
     known = value.catalog
