@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from ongpu import __version__, probe
 from ongpu.domain.verdict import Verdict
 from ongpu.errors import InterruptedRunError, OngpuError, UsageError
+from ongpu.evidence.dsse import Signer
 from ongpu.evidence.journal import free_sibling
 from ongpu.guard.session import GuardResult, GuardSettings
-from ongpu.proof.answers import EXIT_STATUS, check_command, check_expected_gpu, next_after
+from ongpu.proof.answers import EXIT_STATUS, check_command, check_expected_gpu, check_seeded, next_after
 from ongpu.proof.bundle import LOG_FILE, Bundle, Sealed, Start
 from ongpu.proof.doors import Doors, redactor_for
 
 _DEFAULT_BUNDLE = Path("ongpu_runs/run")
+_CONTROL_LOG = "negative_control_log.txt"
+# On the CPU a training may take days; that it is on the CPU is seen in its first steps.
+_CONTROL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """One command to prove. ``evidence`` is the bundle's folder; without it, the next free ``ongpu_runs/run``."""
+    """One command to prove. ``evidence`` is the bundle's folder; without it, the next free ``ongpu_runs/run``.
+
+    :param signer: signs the sealed bundle.
+    :param nonce: the reviewer's challenge; the command must carry the seed that follows from it.
+    :param negative_control: run the command once more with CUDA hidden, which must not be taken for GPU training.
+    """
 
     command: tuple[str, ...]
     evidence: Path | None = None
     expect_gpu: str | None = None
     fail_fast_s: float | None = None
     pseudonymous: bool = False
+    signer: Signer | None = None
+    nonce: str | None = None
+    negative_control: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +84,7 @@ def prove_run(
     environment = dict(doors.host.environment())
     check_command(request.command, path=environment.get("PATH"), example="ongpu run -- python train.py")
     check_expected_gpu(request.expect_gpu)
+    check_seeded(request.command, request.nonce)
     if request.fail_fast_s is not None and not request.fail_fast_s > 0:
         raise UsageError(
             f"--fail-fast {request.fail_fast_s:g} is no time to wait.", next_step="Give seconds, for example 60."
@@ -84,6 +97,7 @@ def prove_run(
         simulated=False,
         compare_cpu=False,
         tool_version=__version__,
+        nonce=request.nonce,
     )
     redactor = redactor_for(doors, pseudonymous=request.pseudonymous)
     settings = GuardSettings(
@@ -95,13 +109,15 @@ def prove_run(
     )
     # Interrupts act while the command runs, and wait while the bundle is made and closed.
     with doors.interrupts as interrupts, interrupts.held():
-        bundle = Bundle.open(folder, start=start, doors=doors, redactor=redactor)
+        bundle = Bundle.open(folder, start=start, doors=doors, redactor=redactor, signer=request.signer)
         result: GuardResult | None = None
         try:
             with interrupts.released():
                 machine = probe.probe(nvml=doors.nvml, processes=doors.processes, host=doors.host, list_pythons=False)
                 bundle.value("machine", machine)
                 result = bundle.guarded(request.command, settings=settings, console=console, console_err=console_err)
+                if request.negative_control and _end(result) == "completed":
+                    _negative_control(bundle, request.command, settings, seconds=result.seconds)
         except KeyboardInterrupt:
             sealed = _seal(bundle, doors, end="interrupted")
             raise InterruptedRunError(
@@ -125,6 +141,20 @@ def prove_run(
         stopped=result.stopped,
         interrupted=result.interrupted,
     )
+
+
+def _negative_control(bundle: Bundle, command: tuple[str, ...], settings: GuardSettings, *, seconds: float) -> None:
+    """The same command with CUDA hidden. Its output goes into the bundle only; it is ended once it has shown enough."""
+    hidden = replace(
+        settings,
+        role="negative-control",
+        environment={**settings.environment, "CUDA_VISIBLE_DEVICES": "-1"},
+        log_path=bundle.folder / _CONTROL_LOG,
+        fail_fast_s=_CONTROL_S,
+        timeout_s=max(_CONTROL_S, 2 * seconds),
+    )
+    if bundle.guarded(command, settings=hidden).interrupted:
+        raise KeyboardInterrupt
 
 
 def _seal(bundle: Bundle, doors: Doors, *, end: str) -> Sealed:

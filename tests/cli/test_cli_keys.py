@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,53 @@ def test_a_nonce_is_good_for_one_bundle(tmp_path: Path) -> None:
             ran = ongpu(["evidence", "check", f"b{number}", *words], cwd=tmp_path)
             assert ran.status == status, ran.err
     assert "Another bundle has answered" in ran.err
+
+
+FAKETORCH = Path(__file__).parents[1] / "guard" / "faketorch"
+# Three steps on the CPU in the pretended torch of the guard's tests: importing the real one takes seconds.
+TRAINING = """
+import torch
+weights = [torch.Tensor(1 << 20, "cpu", requires_grad=True)]
+optimizer = torch.optim.Optimizer(weights)
+for _ in range(3):
+    weights[0].grad = torch.Tensor(1 << 20, "cpu")
+    optimizer.step()
+"""
+
+
+def test_a_run_is_signed_answers_its_nonce_and_has_its_negative_control(tmp_path: Path) -> None:
+    ongpu(["keygen", "key"], cwd=tmp_path)
+    (tmp_path / "train.py").write_text(TRAINING, "utf-8")
+    nonce = ongpu(["challenge"], cwd=tmp_path).out.strip()
+    words = ["run", "--evidence", "ev", "--sign", "key", "--nonce", nonce, "--negative-control", "--"]
+    command = [sys.executable, "train.py"]
+    refused = ongpu([*words, *command], cwd=tmp_path)
+    assert refused.status == 2 and f"--seed {seed(nonce)}" in refused.err and not (tmp_path / "ev").exists()
+    ran = ongpu([*words, *command, "--seed", str(seed(nonce))], cwd=tmp_path, variables={"PYTHONPATH": str(FAKETORCH)})
+    assert ran.status == 1 and ran.out == "", ran.err
+    control = next(line for line in ran.err.splitlines() if "negative-control" in line)
+    assert control.split()[0] == "proven"
+    assert (tmp_path / "ev" / "negative_control_log.txt").is_file()
+    check = ["evidence", "check", "ev", "--trust", "key.pub", "--require", "A2", "--nonce"]
+    assert ongpu([*check, nonce], cwd=tmp_path).status == 0
+    assert ongpu([*check, "ab" * 16], cwd=tmp_path).status == 1
+    assert ongpu(["evidence", "check", "ev", "--require", "A1"], cwd=tmp_path).status == 3, "trust is the verifier's"
+
+
+@pytest.mark.parametrize("command", [["run"], ["enable"]])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--sign", "missing"], "cannot be read"),
+        (["--sign", "open"], "by others"),
+        (["--nonce", "1"], "is not a nonce"),
+    ],
+)
+def test_a_bad_key_or_nonce_is_refused_before_anything_runs(
+    command: list[str], words: list[str], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "open").write_text("key", "utf-8")
+    (tmp_path / "open").chmod(0o644)
+    ran = ongpu([*command, *words, "--", sys.executable, "-c", "open('ran', 'w')"], cwd=tmp_path)
+    assert ran.status == 2 and said in ran.err and "Next: " in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["open"]

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ongpu.cli.frame import AsJson, command
+
+if TYPE_CHECKING:
+    from ongpu.evidence.dsse import Signer
+
+
+def signer(path: Path | None) -> Signer | None:
+    """What signs, from the file named by ``--sign``, before anything runs."""
+    from ongpu.evidence.keys import read_signer
+
+    return None if path is None else read_signer(path)
+
+
+def nonce(text: str | None) -> str | None:
+    """What ``--nonce`` holds, checked before anything runs."""
+    from ongpu.evidence.challenge import check_nonce
+
+    return None if text is None else check_nonce(text)
 
 
 @command("keygen")
@@ -40,12 +57,12 @@ def challenge(as_json: AsJson = False) -> int:
     from ongpu.evidence.challenge import new_nonce, seed
     from ongpu.report.document import ChallengeDocument, to_json
 
-    nonce = new_nonce()
+    made = new_nonce()
     if as_json:
-        sys.stdout.write(to_json("challenge", ChallengeDocument(nonce=nonce, seed=seed(nonce))))
+        sys.stdout.write(to_json("challenge", ChallengeDocument(nonce=made, seed=seed(made))))
     else:
-        print(nonce)
-        print(f"They run:  ongpu enable --nonce {nonce}", file=sys.stderr)
-        print(f"You check: ongpu evidence check BUNDLE --nonce {nonce} --ledger spent-nonces.txt", file=sys.stderr)
-        print(f"A training of their own must be given --seed {seed(nonce)}.", file=sys.stderr)
+        print(made)
+        print(f"They run:  ongpu enable --nonce {made}", file=sys.stderr)
+        print(f"You check: ongpu evidence check BUNDLE --nonce {made} --ledger spent-nonces.txt", file=sys.stderr)
+        print(f"A training of their own must be given --seed {seed(made)}.", file=sys.stderr)
     return 0

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ongpu.cli import keys
 from ongpu.cli.frame import AsJson, command, show
 from ongpu.errors import UsageError, WorkError
 
@@ -19,6 +20,11 @@ ExpectGpu = Annotated[
 ]
 Pseudonymous = Annotated[
     bool, typer.Option("--pseudonymous", help="Replace host names, user, paths and GPU UUIDs in the evidence.")
+]
+
+Sign = Annotated[Path | None, typer.Option(metavar="KEY", help="Sign the evidence with this key of `ongpu keygen`.")]
+Nonce = Annotated[
+    str | None, typer.Option(metavar="N", help="Answer this nonce of `ongpu challenge`; it seeds the training.")
 ]
 
 
@@ -42,6 +48,8 @@ def enable(
     find_links: Annotated[list[str] | None, typer.Option(metavar="DIR", help="Folder of wheels; repeatable.")] = None,
     allow: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Let an excluded package in.")] = None,
     pseudonymous: Pseudonymous = False,
+    sign: Sign = None,
+    nonce: Nonce = None,
     as_json: AsJson = False,
 ) -> int:
     """Take this machine from "there is an NVIDIA GPU in it" to "training on it is proven", or name the cause.
@@ -74,6 +82,8 @@ def enable(
         index_url=index_url,
         find_links=tuple(find_links or ()),
         allow=tuple(allow or ()),
+        signer=keys.signer(sign),
+        nonce=keys.nonce(nonce),
     )
     # With --json the document alone is on stdout; the view goes to stderr, as progress does everywhere.
     console = PatientConsole(stderr=as_json)
@@ -96,7 +106,13 @@ def run(
     fail_fast: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Stop the command when nothing has used the GPU by then.")
     ] = None,
+    negative_control: Annotated[
+        bool,
+        typer.Option("--negative-control", help="Run it once more with CUDA hidden: that must not be taken for it."),
+    ] = False,
     pseudonymous: Pseudonymous = False,
+    sign: Sign = None,
+    nonce: Nonce = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the verdict here too.")
     ] = None,
@@ -114,6 +130,9 @@ def run(
         expect_gpu=expect_gpu,
         fail_fast_s=fail_fast,
         pseudonymous=pseudonymous,
+        signer=keys.signer(sign),
+        nonce=keys.nonce(nonce),
+        negative_control=negative_control,
     )
     report = prove_run(
         request, doors=doors(), argv=tuple(sys.argv), console=sys.stdout.buffer, console_err=sys.stderr.buffer

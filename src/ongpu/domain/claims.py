@@ -84,6 +84,8 @@ def _negative_control(case: Case) -> tuple[Claim, ...]:
         answer = proven(f"W1 contradicts it: {w1.reason}", *w1.observations, role.exit_seq)
     elif w1.state is WitnessState.CONFIRMED:
         answer = refuted(f"W1 confirms it although CUDA was hidden: {w1.reason}", *w1.observations)
+    elif role.stopped_reason is not None:
+        answer = unknown(f"the control was stopped: {role.stopped_reason}; W1 {w1.state.value}", role.exit_seq)
     elif role.status != 0 and not any(source.stepping for source in role.hooks.values()):
         answer = proven(f"it failed with status {role.status} before any step", role.exit_seq)
     else:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ongpu.evidence.challenge import seed
 from ongpu.evidence.journal import free_sibling
 
 MILESTONE_SCRIPT = Path("training/run_train_torch.py")
@@ -40,10 +41,13 @@ def is_milestone(cwd: Path) -> bool:
     return (cwd / MILESTONE_SCRIPT).is_file() and (cwd / MILESTONE_CONFIG).is_file()
 
 
-def train_command(command: tuple[str, ...], *, python: Path, cwd: Path, rehearsed: bool) -> TrainCommand:
+def train_command(
+    command: tuple[str, ...], *, python: Path, cwd: Path, rehearsed: bool, nonce: str | None = None
+) -> TrainCommand:
     """The user's command, or the milestone's where this is its repository, or the reference training.
 
-    A rehearsal trains the embedded default model on the CPU: the milestone's own takes minutes there.
+    With a nonce our own trainer starts from the seed that follows from it. A rehearsal trains the embedded default
+    model on the CPU: the milestone's own takes minutes there.
     """
     if command:
         return TrainCommand(argv=command, output=None, ours=False, staged=False)
@@ -51,7 +55,8 @@ def train_command(command: tuple[str, ...], *, python: Path, cwd: Path, rehearse
     wanted = Path("output/m40_gpu_run") if milestone else Path("output/rehearsal" if rehearsed else "output/ongpu_run")
     output = free_sibling(cwd / wanted).relative_to(cwd)
     options = ("--output", f"./{output.as_posix()}", "--dataset", "dev-reasoning-v2")
-    device = ("--device", "cpu" if rehearsed else "cuda", "--max_steps", "50")
+    seeded = () if nonce is None else ("--seed", str(seed(nonce)))
+    device = ("--device", "cpu" if rehearsed else "cuda", "--max_steps", "50", *seeded)
     if milestone:
         head = (str(python), str(MILESTONE_SCRIPT), "--config", str(MILESTONE_CONFIG))
         return TrainCommand(argv=(*head, *options, *device), output=output, ours=True, staged=False)

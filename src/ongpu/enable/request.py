@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ongpu.domain.verdict import Cause, Outcome, Verdict
+from ongpu.evidence.dsse import Signer
 from ongpu.proof.answers import EXIT_STATUS
 
 PHASES = ("probe", "plan", "install", "scan", "smoke", "train", "compare", "evidence")
@@ -47,6 +48,8 @@ class EnableRequest:
         and is taken is an error.
     :param python: an existing environment's interpreter, adopted instead of making one.
     :param rehearse: name of a described machine, or the path of a recorded one.
+    :param signer: signs the sealed bundle.
+    :param nonce: the reviewer's challenge; the training is seeded with what follows from it.
     :param command: what to train with; empty takes the milestone's command, or the reference training.
     """
 
@@ -64,6 +67,8 @@ class EnableRequest:
     index_url: str | None = None
     find_links: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
+    signer: Signer | None = None
+    nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from ongpu.enable.training import compare_phase, train_phase
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError
 from ongpu.evidence.journal import free_sibling
 from ongpu.plan.request import check_request
-from ongpu.proof.answers import check_command, check_expected_gpu, next_after
+from ongpu.proof.answers import check_command, check_expected_gpu, check_seeded, next_after
 from ongpu.proof.bundle import Bundle, Sealed, Start
 from ongpu.proof.doors import Doors, redactor_for
 from ongpu.stage import staged_training
@@ -59,11 +59,13 @@ def enable(
         simulated=described is not None,
         compare_cpu=not request.command and described is None,
         tool_version=__version__,
+        nonce=request.nonce,
     )
     redactor = redactor_for(doors, pseudonymous=request.pseudonymous, target=adopted)
     # Interrupts act while the road is walked, and wait while the bundle is made and closed.
     with doors.interrupts as interrupts, interrupts.held():
-        bundle = Bundle.open(_bundle_folder(request, doors), start=start, doors=doors, redactor=redactor)
+        folder = _bundle_folder(request, doors)
+        bundle = Bundle.open(folder, start=start, doors=doors, redactor=redactor, signer=request.signer)
         context = Context(
             request=request,
             doors=doors,
@@ -109,6 +111,8 @@ def _check(request: EnableRequest, doors: Doors, *, rehearsed: bool) -> Path | N
     """What can be wrong with the request, before anything is made. Returns the adopted interpreter."""
     check_request(plan.Request(torch_spec=request.torch_spec, channel=request.channel))
     check_expected_gpu(request.expect_gpu)
+    if request.command:
+        check_seeded(request.command, request.nonce)
     if request.project is not None:
         installer.read_project(doors.cwd / request.project, extra=request.extra)
     variables = doors.host.environment()
@@ -141,7 +145,9 @@ def _walk(context: Context, road: Road) -> None:
     base = dict(doors.host.environment())
     plain_variables = child_environment(base, python=python, prefix=prefix, staged=None)
     road.walk("smoke", lambda: smoke_phase(context, found, device, plain_variables))
-    command = train_command(request.command, python=python, cwd=doors.cwd, rehearsed=context.rehearsed)
+    command = train_command(
+        request.command, python=python, cwd=doors.cwd, rehearsed=context.rehearsed, nonce=request.nonce
+    )
     with contextlib.ExitStack() as stack:
         variables = _train_variables(context, command, plain_variables, stack)
         if not context.rehearsed and device and device.uuid and len(machine.devices) > 1:

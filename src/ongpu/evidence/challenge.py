@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Final
 
 from ongpu.errors import UsageError
@@ -47,3 +48,10 @@ def seed(nonce: str) -> int:
     """The training seed that follows from a nonce: 0 to 2**31 - 1, so that every framework takes it."""
     digest = hashlib.sha256(f"ongpu-seed\n{nonce}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % (1 << _SEED_BITS)
+
+
+def seeds_in(argv: Sequence[str]) -> set[str]:
+    """Every value that a command line gives to ``--seed``, in both spellings."""
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    seeds = {value for word, value in pairs if word == "--seed"}
+    return seeds | {word.removeprefix("--seed=") for word in argv if word.startswith("--seed=")}

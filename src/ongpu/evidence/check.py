@@ -21,7 +21,7 @@ from ongpu.errors import UsageError
 from ongpu.evidence import crosscheck, dsse, statement, strict_json
 from ongpu.evidence.archive import DEFAULT_LIMITS, ArchiveError, Contents, Limits, read_bundle
 from ongpu.evidence.chain import JournalError, scan_journal
-from ongpu.evidence.challenge import check_nonce, seed
+from ongpu.evidence.challenge import check_nonce, seed, seeds_in
 from ongpu.evidence.obligations import Problem
 from ongpu.evidence.recompute import recompute
 from ongpu.evidence.statement import ENVELOPE_NAME, JOURNAL_NAME, MANIFEST_NAME
@@ -271,10 +271,7 @@ def _challenge(state: _State, observations: Sequence[Observation], nonce: str) -
     for one in trained:
         argv = one.data.get("argv")
         words = [str(word) for word in argv] if isinstance(argv, list) else []
-        pairs = zip(words, [*words[1:], ""], strict=True)
-        seeds = {value for word, value in pairs if word == "--seed"}
-        seeds |= {word.removeprefix("--seed=") for word in words if word.startswith("--seed=")}
-        if seeds != {wanted}:
+        if seeds_in(words) != {wanted}:
             state.refuse(20, f"the training was not started with --seed {wanted}, which follows from the nonce")
 
 

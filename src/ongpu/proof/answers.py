@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ongpu.domain.verdict import Cause, Outcome, Verdict
 from ongpu.errors import UsageError
+from ongpu.evidence.challenge import seed, seeds_in
 
 EXIT_STATUS: Mapping[Outcome, int] = {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}
 
@@ -38,6 +39,18 @@ def check_expected_gpu(name: str | None) -> None:
     """Refuse an expectation that names nothing. :raises UsageError: it is empty."""
     if name is not None and not name.strip():
         raise UsageError("--expect-gpu is empty.", next_step="Name a GPU model, for example --expect-gpu 'RTX 5090'.")
+
+
+def check_seeded(command: Sequence[str], nonce: str | None) -> None:
+    """Refuse a command that cannot answer the nonce: its checker asks for the seed that follows from it.
+
+    :raises UsageError: ``--seed`` with that value is not on the command line.
+    """
+    if nonce is not None and seeds_in(command) != {str(seed(nonce))}:
+        raise UsageError(
+            "The command does not take up the nonce: its training must start from the seed that follows from it.",
+            next_step=f"Add --seed {seed(nonce)} to the command, after --.",
+        )
 
 
 def next_after(verdict: Verdict, bundle: Path | str) -> str:

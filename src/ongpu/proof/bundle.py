@@ -18,6 +18,7 @@ from ongpu.domain.plain import plain
 from ongpu.domain.verdict import Verdict
 from ongpu.domain.witness import Observation
 from ongpu.errors import OngpuError, WorkError
+from ongpu.evidence.dsse import Signer
 from ongpu.evidence.journal import JOURNAL_NAME, Journal
 from ongpu.evidence.recompute import recompute
 from ongpu.evidence.redact import Redactor, redact_file
@@ -57,16 +58,21 @@ class Sealed:
 class Bundle:
     """One folder of evidence. Not reusable: opened once, closed once."""
 
-    def __init__(self, *, journal: Journal, redactor: Redactor, doors: Doors, start: Start) -> None:
+    def __init__(
+        self, *, journal: Journal, redactor: Redactor, doors: Doors, start: Start, signer: Signer | None = None
+    ) -> None:
         self.folder = journal.folder
         self.start = start
         self._journal = journal
         self._redactor = redactor
         self._doors = doors
+        self._signer = signer
 
     @classmethod
-    def open(cls, folder: Path, *, start: Start, doors: Doors, redactor: Redactor) -> Bundle:
-        """Make the folder and write the start commitment, synced to the disk.
+    def open(
+        cls, folder: Path, *, start: Start, doors: Doors, redactor: Redactor, signer: Signer | None = None
+    ) -> Bundle:
+        """Make the folder and write the start commitment, synced to the disk. ``signer`` signs what is sealed.
 
         Raises :class:`~ongpu.errors.UsageError` where the folder is taken or cannot be written.
         """
@@ -93,7 +99,7 @@ class Bundle:
                 with contextlib.suppress(OSError):
                     one.rmdir()
             raise
-        return cls(journal=journal, redactor=redactor, doors=doors, start=start)
+        return cls(journal=journal, redactor=redactor, doors=doors, start=start, signer=signer)
 
     def record(self, kind: str, data: Mapping[str, object]) -> int:
         """Append one observation; returns its ``seq``. An interrupt waits until the whole line is written."""
@@ -209,7 +215,7 @@ class Bundle:
         self.text("verdict.json", pages.verdict(observations, verdict))
         names += ["README.md", JOURNAL_NAME, "verdict.json"]
         self.text("README.md", pages.readme(observations, verdict, names))
-        seal(self.folder, self._journal, verdict=verdict)
+        seal(self.folder, self._journal, verdict=verdict, signer=self._signer)
         return Sealed(folder=self.folder, verdict=verdict)
 
     def _digest(self, name: str) -> dict[str, object]:
