@@ -53,7 +53,7 @@ def _shown(*, rows: Path | None, offline: bool, as_json: bool) -> int:
         own_rows=own_rows(text, file=str(file)) if text is not None else (),
     )
     if as_json:
-        from ongpu.report.document import to_json
+        from ongpu.report.json_text import to_json
 
         sys.stdout.write(to_json("catalog", document))
     else:
@@ -116,7 +116,7 @@ def update(
         rows_file=str(file), read=tuple(found), problems=tuple(problems), rows_in_file=len(kept)
     )
     if as_json:
-        from ongpu.report.document import to_json
+        from ongpu.report.json_text import to_json
 
         sys.stdout.write(to_json("catalog-update", document))
     else:

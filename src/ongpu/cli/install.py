@@ -125,7 +125,7 @@ def install(
             status.update("reading torch's CUDA code ...")
             report = _scanned(report, machine)
     if as_json:
-        from ongpu.report.document import to_json
+        from ongpu.report.json_text import to_json
 
         sys.stdout.write(to_json("install", report))
     else:

@@ -139,7 +139,7 @@ def _answer(
     )
     document = plan_document(decision, catalog=fresh, lock=lock, recipe_file=recipe_file, lines=lines)
     if as_json:
-        from ongpu.report.document import to_json
+        from ongpu.report.json_text import to_json
 
         sys.stdout.write(to_json("plan", document))
     else:
@@ -153,7 +153,7 @@ def _check(command_line: str, machine: Machine, facts: Catalog, request: Request
 
     judged = judge_command(command_line, machine, catalog=facts, request=request)
     if as_json:
-        from ongpu.report.document import to_json
+        from ongpu.report.json_text import to_json
 
         sys.stdout.write(to_json("plan-check", judged))
     else:

@@ -6,7 +6,6 @@ The value classes of the floors below are the contract: the document is the valu
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -14,10 +13,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from ongpu.domain.arch import CodeTarget, ComputeCapability
-from ongpu.domain.plain import plain
 from ongpu.domain.verdict import Verdict, Witness
 from ongpu.errors import UsageError
 from ongpu.evidence.check import CheckReport
+from ongpu.report.json_text import schema_name
+from ongpu.report.json_text import to_document as to_document
+from ongpu.report.json_text import to_json as to_json
 
 _T = TypeVar("_T")
 _AS_TEXT = (ComputeCapability, CodeTarget)
@@ -47,24 +48,6 @@ class PageDocument:
     page: str
     size_bytes: int
     check: CheckReport
-
-
-def schema_name(command: str) -> str:
-    """``ongpu/probe/1``."""
-    return f"ongpu/{command}/1"
-
-
-def to_document(command: str, value: object) -> dict[str, Any]:
-    """The document of a value: plain dicts, lists, text and numbers, ``schema`` first."""
-    fields = plain(value)
-    if not isinstance(fields, dict):
-        raise TypeError(f"the document of {command} must be an object, not {type(fields).__name__}")
-    return {"schema": schema_name(command), **fields}
-
-
-def to_json(command: str, value: object) -> str:
-    """The document as text, indented by two, with a final newline."""
-    return json.dumps(to_document(command, value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(data: bytes, kind: type[_T], *, what: str) -> _T:
