@@ -47,7 +47,7 @@ def diagnose(
     else:
         document = diagnose_document(_read(target), source=target if target == "-" else Path(target).name)
     if as_json:
-        from ongpu.report.document import to_json
+        from ongpu.report.json_text import to_json
 
         sys.stdout.write(to_json("diagnose", document))
     elif markdown:

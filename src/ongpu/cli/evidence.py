@@ -47,7 +47,7 @@ def check(
     """
     from ongpu.evidence.check import check as examine
     from ongpu.evidence.show import visible
-    from ongpu.report.document import to_json
+    from ongpu.report.json_text import to_json
 
     if ledger is not None and nonce is None:
         raise UsageError("--ledger is a list of nonces, but no nonce is asked for.", next_step="Add --nonce NONCE.")

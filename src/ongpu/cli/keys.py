@@ -36,7 +36,7 @@ def keygen(
 ) -> int:
     """Make a key pair to sign evidence with (Ed25519). A key is never written over."""
     from ongpu.evidence.keys import write_key_pair
-    from ongpu.report.document import to_json
+    from ongpu.report.json_text import to_json
 
     made = write_key_pair(private, name=name)
     if as_json:
@@ -55,7 +55,8 @@ def challenge(as_json: AsJson = False) -> int:
     The reference training is then seeded with what follows from it, so that an older loss series does not fit.
     """
     from ongpu.evidence.challenge import new_nonce, seed
-    from ongpu.report.document import ChallengeDocument, to_json
+    from ongpu.report.document import ChallengeDocument
+    from ongpu.report.json_text import to_json
 
     made = new_nonce()
     if as_json:

@@ -20,7 +20,7 @@ Python = Annotated[
 
 def _show(name: str, value: object, rendered: RenderableType, *, as_json: bool) -> None:
     if as_json:
-        from ongpu.report.document import to_json
+        from ongpu.report.json_text import to_json
 
         sys.stdout.write(to_json(name, value))
     else:

@@ -62,7 +62,7 @@ def enable(
     from ongpu.enable import PHASES, EnableRequest
     from ongpu.enable import enable as walk
     from ongpu.report import terminal
-    from ongpu.report.document import to_json
+    from ongpu.report.json_text import to_json
 
     if extra is not None and project is None and not Path("pyproject.toml").is_file():
         raise UsageError(

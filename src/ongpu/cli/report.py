@@ -27,8 +27,9 @@ def report(
 
     Exit status: that of `ongpu evidence check`. The page loads nothing and no text of the bundle can act in it.
     """
-    from ongpu.report.document import PageDocument, to_json
+    from ongpu.report.document import PageDocument
     from ongpu.report.html import bundle_page
+    from ongpu.report.json_text import to_json
 
     page = output or Path(f"{bundle.resolve().name.removesuffix('.zip') or 'bundle'}.html")
     _check_free(page, bundle)

@@ -85,7 +85,7 @@ def scan(
     failing = () if limit is None else scanner.failing(verdict, fail_on=limit)
     failed = [f"{package} on {fit.device}: {fit.verdict.value}: {fit.reason}" for package, fit in failing]
     if as_json:
-        from ongpu.report.document import to_json
+        from ongpu.report.json_text import to_json
 
         sys.stdout.write(to_json("scan", scan_document(looked.report, verdict, failing=failed)))
     else:
@@ -250,7 +250,7 @@ def doctor(
             deep=deep,
         )
     if as_json:
-        from ongpu.report.document import to_json
+        from ongpu.report.json_text import to_json
 
         sys.stdout.write(to_json("doctor", report))
     else:

@@ -17,8 +17,6 @@ from ongpu.domain.verdict import Verdict, Witness
 from ongpu.errors import UsageError
 from ongpu.evidence.check import CheckReport
 from ongpu.report.json_text import schema_name
-from ongpu.report.json_text import to_document as to_document
-from ongpu.report.json_text import to_json as to_json
 
 _T = TypeVar("_T")
 _AS_TEXT = (ComputeCapability, CodeTarget)

@@ -21,7 +21,8 @@ from ongpu.domain.ranks import ranks
 from ongpu.domain.verdict import Outcome, Verdict
 from ongpu.domain.witness import Observation
 from ongpu.errors import UsageError
-from ongpu.report.document import RunDocument, from_json, to_json
+from ongpu.report.document import RunDocument, from_json
+from ongpu.report.json_text import to_json
 
 if TYPE_CHECKING:
     import jinja2
