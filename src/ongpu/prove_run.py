@@ -1,23 +1,27 @@
-"""Joins the guard and the evidence for one command of the user's: ``ongpu run``."""
+"""Joins the guard and the evidence for one command of the user's (``ongpu run``), or one part of this process."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from ongpu import __version__, probe
 from ongpu.domain.verdict import Verdict
-from ongpu.errors import InterruptedRunError, OngpuError, UsageError
+from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError
 from ongpu.evidence.dsse import Signer
 from ongpu.evidence.journal import free_sibling
+from ongpu.guard.here import guard_here
 from ongpu.guard.session import GuardResult, GuardSettings
 from ongpu.proof.answers import EXIT_STATUS, check_command, check_expected_gpu, check_seeded, next_after
+from ongpu.proof.blocked import RUN_PHASE, failure_of_log, record_block
 from ongpu.proof.bundle import LOG_FILE, Bundle, Sealed, Start
 from ongpu.proof.doors import Doors, redactor_for
 
 _DEFAULT_BUNDLE = Path("ongpu_runs/run")
+_DEFAULT_PART = Path("ongpu_runs/part")
 _CONTROL_LOG = "negative_control_log.txt"
 # On the CPU a training may take days; that it is on the CPU is seen in its first steps.
 _CONTROL_S = 60.0
@@ -44,13 +48,15 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """How it ended. ``status`` is the command's own; ``interrupted`` by the user, ``stopped`` by us, and why."""
+    """How it ended. ``status`` is the command's own; ``interrupted`` by the user, ``stopped`` by us, and why;
+    ``failure`` what the log of a command that failed names as the cause."""
 
     verdict: Verdict
     bundle: str
     status: int
     stopped: str | None
     interrupted: bool = False
+    failure: BlockedError | None = None
 
     @property
     def exit_status(self) -> int:
@@ -69,6 +75,8 @@ class RunReport:
     @property
     def next_step(self) -> str:
         """What to type now."""
+        if self.failure is not None:
+            return self.failure.next_step
         return next_after(self.verdict, self.bundle)
 
 
@@ -111,6 +119,7 @@ def prove_run(
     with doors.interrupts as interrupts, interrupts.held():
         bundle = Bundle.open(folder, start=start, doors=doors, redactor=redactor, signer=request.signer)
         result: GuardResult | None = None
+        failure: BlockedError | None = None
         try:
             with interrupts.released():
                 machine = probe.probe(nvml=doors.nvml, processes=doors.processes, host=doors.host, list_pythons=False)
@@ -118,6 +127,9 @@ def prove_run(
                 result = bundle.guarded(request.command, settings=settings, console=console, console_err=console_err)
                 if request.negative_control and _end(result) == "completed":
                     _negative_control(bundle, request.command, settings, seconds=result.seconds)
+            if _end(result) == "failed":
+                failure = failure_of_log(folder / LOG_FILE, _how(result))
+                record_block(bundle, failure, phase=RUN_PHASE)
         except KeyboardInterrupt:
             sealed = _seal(bundle, doors, end="interrupted")
             raise InterruptedRunError(
@@ -143,6 +155,63 @@ def prove_run(
     )
 
 
+@dataclass(slots=True, kw_only=True)
+class Part:
+    """A guarded part of this process. ``report`` is there once the part has ended and its bundle is sealed."""
+
+    report: RunReport | None = None
+
+
+@contextlib.contextmanager
+def prove_here(
+    *,
+    doors: Doors,
+    evidence: Path | None = None,
+    expect_gpu: str | None = None,
+    pseudonymous: bool = False,
+    signer: Signer | None = None,
+) -> Iterator[Part]:
+    """Watch this process while the block runs, then seal what was observed. The block's own error is passed on.
+
+    What the block prints is not kept: a notebook's output is not ours to take.
+
+    :param evidence: the bundle's folder; without it, the next free ``ongpu_runs/part``.
+    :raises UsageError: the folder is taken, or the expectation is empty. The block did not begin.
+    :raises WorkError: the evidence could not be written.
+    """
+    check_expected_gpu(expect_gpu)
+    folder = doors.cwd / evidence if evidence else free_sibling(doors.cwd / _DEFAULT_PART)
+    argv = ("ongpu.notebook.guard",)
+    start = Start(
+        profile="run", argv=argv, expect_gpu=expect_gpu, simulated=False, compare_cpu=False, tool_version=__version__
+    )
+    settings = GuardSettings(role="train", environment=doors.host.environment(), cwd=doors.cwd)
+    part = Part()
+    with doors.interrupts as interrupts, interrupts.held():
+        redactor = redactor_for(doors, pseudonymous=pseudonymous)
+        bundle = Bundle.open(folder, start=start, doors=doors, redactor=redactor, signer=signer)
+        end = "failed"
+        try:
+            with interrupts.released():
+                machine = probe.probe(nvml=doors.nvml, processes=doors.processes, host=doors.host, list_pythons=False)
+                bundle.value("machine", machine)
+                with guard_here(settings=settings, recorder=bundle, argv=argv):
+                    yield part
+            end = "completed"
+        except KeyboardInterrupt:
+            end = "interrupted"
+            raise
+        finally:
+            sealed = _seal(bundle, doors, end=end)
+            part.report = RunReport(
+                verdict=sealed.verdict,
+                bundle=str(sealed.folder),
+                status=0 if end == "completed" else 1,
+                stopped=None,
+                interrupted=end == "interrupted",
+            )
+
+
 def _negative_control(bundle: Bundle, command: tuple[str, ...], settings: GuardSettings, *, seconds: float) -> None:
     """The same command with CUDA hidden. Its output goes into the bundle only; it is ended once it has shown enough."""
     hidden = replace(
@@ -160,6 +229,11 @@ def _negative_control(bundle: Bundle, command: tuple[str, ...], settings: GuardS
 def _seal(bundle: Bundle, doors: Doors, *, end: str) -> Sealed:
     bundle.text("env_info.txt", doors.pages.env_info(bundle.observations()))
     return bundle.close(end=end)
+
+
+def _how(result: GuardResult) -> str:
+    how = result.stopped_reason or f"it ended with {result.signal or f'exit status {result.status}'}"
+    return f"The command did not complete: {how}."
 
 
 def _end(result: GuardResult) -> str:

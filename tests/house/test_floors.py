@@ -32,6 +32,7 @@ FLOOR = {
     "prove_run": 5,
     "report": 6,
     "cli": 7,
+    "notebook": 8,  # a front door as the command line is, with the same doors behind it
     "__main__": 8,
 }
 # Run by another Python: what they may import of ours.
