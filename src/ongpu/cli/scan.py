@@ -186,11 +186,12 @@ def _folder(folder: Path, *, deep: bool) -> _Looked:
     """A folder; of an environment (venv, conda prefix) its packages, found without starting anything in it."""
     from ongpu import scan as scanner
     from ongpu.domain.arch import RuntimeVersion
-    from ongpu.environment import read_files
 
     folders = [folder]
     conda = (folder / "conda-meta").is_dir()
     if conda or (folder / "pyvenv.cfg").is_file():
+        from ongpu.environment import read_files
+
         found = read_files(folder / "bin" / "python", reason="not started")
         inside = [Path(one) for one in found.site_packages]
         folders = [*([folder] if conda or not inside else []), *inside]
