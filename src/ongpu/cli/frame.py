@@ -57,12 +57,13 @@ def show(rendered: RenderableType, *, to_stderr: bool = False) -> None:
     """Print text for people: as wide as the terminal, or one line a line where a pipe or a log takes it."""
     from rich.console import Console
 
-    terminal = Console(stderr=to_stderr)
+    # In a notebook Rich would show HTML of its own beside what is written here.
+    terminal = Console(stderr=to_stderr, force_jupyter=False)
     if terminal.is_terminal:
         terminal.print(rendered)
         return
     width = None if "COLUMNS" in os.environ else _PIPE_WIDTH
-    piped = Console(stderr=to_stderr, width=width)
+    piped = Console(stderr=to_stderr, width=width, force_jupyter=False)
     with piped.capture() as captured:
         piped.print(rendered)
     stream = sys.stderr if to_stderr else sys.stdout
