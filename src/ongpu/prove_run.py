@@ -48,8 +48,10 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """How it ended. ``status`` is the command's own; ``interrupted`` by the user, ``stopped`` by us, and why;
-    ``failure`` what the log of a command that failed names as the cause."""
+    """How it ended. ``status`` is the command's own; ``interrupted`` by the user, ``stopped`` by us, and why.
+
+    ``failure`` is what the log of a command that failed names as the cause.
+    """
 
     verdict: Verdict
     bundle: str
@@ -75,7 +77,7 @@ class RunReport:
     @property
     def next_step(self) -> str:
         """What to type now."""
-        if self.failure is not None:
+        if self.failure is not None and self.verdict.cause is None:
             return self.failure.next_step
         return next_after(self.verdict, self.bundle)
 

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ongpu import diagnose
 from ongpu.domain.verdict import Cause
 from ongpu.enable.command import COMPARED_STEPS, TrainCommand
 from ongpu.enable.phases import Context
@@ -18,14 +17,14 @@ from ongpu.enable.request import PhaseOutcome, Watch
 from ongpu.enable.road import Step
 from ongpu.errors import BlockedError, WorkError
 from ongpu.guard.session import GuardResult, GuardSettings
-from ongpu.proof.bundle import LOG_FILE, REHEARSED
+from ongpu.proof.blocked import failure_of_log
+from ongpu.proof.bundle import LOG_FILE
 
 # The first steps load libraries and choose algorithms: they are left out of a median.
 _WARM_UP_STEPS = 3
-# What is shown of a log that names no known cause.
 # The end of a log of the reference training that stopped with an error of its own.
 _OWN_ERROR = re.compile(r"^error(?: \[(?P<cause>[a-z-]+)\])?: .+\n(?:  \| .*\n)*next: (?P<next>.+)$\s*\Z", re.MULTILINE)
-_TAIL_LINES, _TAIL_BYTES, _LINE_WIDTH = 5, 1 << 16, 300
+_TAIL_BYTES = 1 << 16
 
 
 class _Passing:
@@ -72,23 +71,16 @@ def train_phase(
 
 
 def _failed(log: Path, how: str, *, ours: bool) -> BlockedError:
-    data = log.read_bytes() if log.exists() else b""
-    tail = data[-_TAIL_BYTES:].decode("utf-8", "replace")
-    said = _OWN_ERROR.search(tail) if ours else None
-    found = diagnose.diagnose(data)
-    if said is not None:  # the reference training names what is wrong and what to do
-        cause = Cause(said["cause"]) if said["cause"] in set(Cause) else Cause.UNDETERMINED
-        lines = tuple(said[0].strip().splitlines()[:-1])
-        next_step = said["next"]
-    elif found.cause in (Cause.HEALTHY, Cause.UNDETERMINED):
-        cause = Cause.UNDETERMINED
-        words = [line.strip() for line in tail.splitlines() if line.strip()]
-        lines = tuple(line[:_LINE_WIDTH] for line in words[-_TAIL_LINES:] if line != REHEARSED)
-        next_step = f"Its log names no known cause: read {log} and mend the command, then run it again."
-    else:
-        cause, next_step = found.cause, found.next_step
-        lines = tuple(f"{LOG_FILE}:{finding.line}: {finding.text}" for finding in found.findings)
-    return BlockedError(f"The training did not complete: {how}.", next_step=next_step, cause=cause.value, lines=lines)
+    message = f"The training did not complete: {how}."
+    found = failure_of_log(log, message)
+    tail = log.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace") if ours and log.exists() else ""
+    said = _OWN_ERROR.search(tail)
+    if said is None:
+        return found
+    # the reference training names what is wrong and what to do
+    cause = Cause(said["cause"]) if said["cause"] in set(Cause) else Cause.UNDETERMINED
+    lines = tuple(said[0].strip().splitlines()[:-1])
+    return BlockedError(message, next_step=said["next"], cause=cause.value, lines=lines)
 
 
 def compare_phase(context: Context, command: TrainCommand, variables: Mapping[str, str], watch: Watch) -> Step[None]:

@@ -32,6 +32,7 @@ from ongpu.errors import BlockedError, InterruptedRunError, OngpuError
 from ongpu.evidence.journal import free_sibling
 from ongpu.plan.request import check_request
 from ongpu.proof.answers import check_command, check_expected_gpu, check_seeded, next_after
+from ongpu.proof.blocked import record_block
 from ongpu.proof.bundle import Bundle, Sealed, Start
 from ongpu.proof.doors import Doors, redactor_for
 from ongpu.stage import staged_training
@@ -82,7 +83,7 @@ def enable(
                     _walk(context, road)
             except BlockedError as error:
                 blocked = error
-                _record_block(road, error)
+                record_block(road.bundle, error, phase=road.current, done=[phase.name for phase in road.phases][:-1])
         except (KeyboardInterrupt, InterruptedRunError):
             raise _interrupted(road, _seal(road, doors, end="interrupted")) from None
         except BaseException:
@@ -165,25 +166,6 @@ def _train_variables(
     staged = stack.enter_context(staged_training())
     context.bundle.record("staged", {"what": "ongpu.training", "sha256": staged.sha256})
     return {**base, "PYTHONPATH": os.pathsep.join(filter(None, (str(staged.path), base.get("PYTHONPATH"))))}
-
-
-def _record_block(road: Road, error: BlockedError) -> None:
-    done = [phase.name for phase in road.phases]
-    body = {
-        "phase": road.current,
-        "cause": error.cause,
-        "reason": error.message,
-        "lines": list(error.lines),
-        "next_step": error.next_step,
-        "done": done[:-1],
-    }
-    road.bundle.record("blocked", body)
-    lines = "\n".join(f"  | {line}" for line in error.lines)
-    road.bundle.text(
-        "blocked.txt",
-        f"Blocked in phase: {road.current}\nCause: {error.cause}\nReason: {error.message}\n{lines}\n"
-        f"Next: {error.next_step}\nNothing was retried, downgraded or moved to the CPU.\n",
-    )
 
 
 def _seal(road: Road, doors: Doors, *, end: str) -> Sealed:

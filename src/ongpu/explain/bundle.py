@@ -18,9 +18,8 @@ from ongpu.evidence.chain import JournalError, scan_journal
 from ongpu.evidence.recompute import recompute
 from ongpu.evidence.statement import JOURNAL_NAME
 from ongpu.explain.log import Explanation, explain
+from ongpu.proof.blocked import BLOCKED_PAGE
 
-PHASES: Final = ("probe", "plan", "install", "scan", "smoke", "train", "compare")
-BLOCKED_PAGE: Final = "blocked.txt"
 # The logs of a bundle, the one that was written last first.
 LOGS: Final = ("training_log.txt", "torch_cuda_check.txt", "install_log.txt", BLOCKED_PAGE)
 _MAX_JOURNAL_BYTES: Final = 64 << 20
@@ -92,12 +91,13 @@ def read_case(folder: Path) -> BundleCase:
         ) from error
     block = _block(_first(observations, "blocked"))
     verdict = _verdict(observations)
-    if block is not None and (told.diagnosis.cause.value != block.cause or log in {None, BLOCKED_PAGE}):
+    unnamed = block is None or block.cause == Cause.UNDETERMINED.value
+    if unnamed and verdict is not None and verdict.cause not in {None, told.diagnosis.cause}:
+        told = replace(told, diagnosis=_judged(told.diagnosis, verdict))
+    elif block is not None and (told.diagnosis.cause.value != block.cause or log in {None, BLOCKED_PAGE}):
         told, log = replace(told, diagnosis=_recorded(told.diagnosis, block, page)), BLOCKED_PAGE
     elif block is not None:
         told = replace(told, diagnosis=replace(told.diagnosis, next_step=block.next_step))
-    elif block is None and verdict is not None and verdict.cause not in {None, told.diagnosis.cause}:
-        told = replace(told, diagnosis=_judged(told.diagnosis, verdict))
     return BundleCase(
         folder=folder.name,
         log=log or _NO_LOG,
@@ -105,7 +105,7 @@ def read_case(folder: Path) -> BundleCase:
         block=block,
         verdict=verdict,
         end=_text(_first(observations, "run.end").get("end")),
-        not_tried=tuple(_not_tried(observations, block)),
+        not_tried=_texts(_first(observations, "blocked").get("not_tried")),
         observations=observations,
         logs=logs,
         environment=environment,
@@ -219,14 +219,3 @@ def _judged(found: Diagnosis, verdict: Verdict) -> Diagnosis:
         next_step="See what was observed: ongpu evidence show BUNDLE",
         question="Which claims are refuted? `ongpu evidence show BUNDLE` lists them.",
     )
-
-
-def _not_tried(observations: Sequence[Observation], block: Block | None) -> Iterator[str]:
-    if _first(observations, "run.start").get("profile") == "enable":
-        phases = {one.data.get("name") for one in observations if one.kind == "phase"}
-        missing = [name for name in PHASES if name not in phases]
-        if missing and block is not None:
-            yield f"{', '.join(missing)}: not reached, since each needs what `{block.phase}` would have given."
-        yield "Another PyTorch build, driver or Python: not installed, since ongpu changes no version unasked."
-    yield "A second attempt: not made, since a retry would hide what failed."
-    yield "The CPU, or another GPU: not used in its place, since that would prove nothing of this one."
