@@ -36,7 +36,8 @@ class BinaryDocument:
     the fat-binary sections, ``empty`` those without a kernel, by their size. ``relocatable`` and
     ``outside_relocatable`` are link inputs, ``texts`` PTX as plain text: counted, not judged. ``ptx_isa`` is by PTX
     target the newest ISA version, which the driver must know. ``fit`` is by compute capability, and empty where the
-    file is no runtime library (``role``) or made for AMD GPUs (``rocm``).
+    file is no runtime library (``role``) or made for AMD GPUs (``rocm``). ``record_digest`` is what RECORD says of the
+    file; it was not computed.
     """
 
     package: str
@@ -45,7 +46,7 @@ class BinaryDocument:
     role: str
     rocm: bool
     size_bytes: int
-    sha256: str | None
+    record_digest: str | None
     sass: dict[str, int]
     ptx: dict[str, int]
     lto: dict[str, int]
@@ -143,7 +144,7 @@ def _binary(one: BinaryCoverage, package: str, verdict: ScanVerdict) -> BinaryDo
         role=one.role.value,
         rocm=one.rocm,
         size_bytes=one.size_bytes,
-        sha256=one.sha256,
+        record_digest=one.sha256,
         sass=_counts(one.sass),
         ptx=_counts(one.ptx),
         lto=_counts(one.lto),
