@@ -82,6 +82,7 @@ def test_the_gate(words: list[str], status: int, capsys: pytest.CaptureFixture[s
         assert "Next: " in err
     if status == 3:
         assert "not known: " in err
+        assert "Nothing here has precompiled CUDA code" in out
 
 
 def test_the_document_counts_by_target_and_place(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,8 @@ def scan(
     parts: list[RenderableType] = []
     if shown:
         parts += [_matrix(shown, judged, names), _legend(shown)]
+    else:
+        parts.append(Text("Nothing here has precompiled CUDA code that a program would load.", "bold"))
     parts += [Text(text, "dim") for package in shown for text in _reasons(package)]
     reasons: dict[str, list[str]] = {}
     for package in beside:
