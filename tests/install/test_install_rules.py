@@ -17,7 +17,7 @@ from ongpu.domain.environment import Environment, InstalledTorch, Package
 from ongpu.domain.machine import Machine, PythonInstall
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.errors import BlockedError, OngpuError, RefusedError, UsageError, WorkError
-from ongpu.install.advice import dockerfile_lines, notebook_lines, uv_project_lines
+from ongpu.install.advice import dockerfile_lines, notebook_lines, pixi_lines, uv_project_lines
 from ongpu.install.changes import installed_graph, merged, wanted_by_graph
 from ongpu.install.check import check_decision, check_values
 from ongpu.install.failures import failure, shortened
@@ -552,11 +552,13 @@ def test_the_documented_policy_is_the_policy() -> None:
 
 
 def test_the_documented_lines_are_the_lines() -> None:
-    page = (Path(__file__).parents[2] / "docs/install.md").read_text("utf-8")
-    for made in (
-        uv_project_lines(decision(index_url=INDEX), excluded=("flax", "jax", "jaxlib")),
-        dockerfile_lines(decision(index_url=INDEX), python="3.12", project="backend", extra="training"),
-        notebook_lines(decision(index_url=INDEX)),
-    ):
-        for line in made.splitlines():
-            assert line in page, line
+    docs = Path(__file__).parents[2] / "docs"
+    made = {
+        "uv-projects": uv_project_lines(decision(index_url=INDEX), excluded=("flax", "jax", "jaxlib")),
+        "conda-pixi": pixi_lines(decision(index_url=INDEX)),
+        "containers": dockerfile_lines(decision(index_url=INDEX), python="3.12", project="backend", extra="training"),
+        "notebooks": notebook_lines(decision(index_url=INDEX)),
+    }
+    for name, text in made.items():
+        page = (docs / f"install-{name}.md").read_text("utf-8")
+        assert [line for line in text.splitlines() if line not in page] == [], name

@@ -54,7 +54,7 @@ def uv_project_notes(pyproject: str, lock: str | None, decision: Decision) -> tu
         return ()
     notes = [
         "this is a uv project: uv run and uv sync work in .venv by its own lock, not in the environment made here; "
-        "activate it and call python, or write the decision into pyproject.toml (docs/install.md, uv projects)"
+        "activate it and call python, or write the decision into pyproject.toml: `ongpu plan --lines uv` prints it"
     ]
     locked = _locked_torch(lock) if lock is not None else None
     if locked is not None:
@@ -114,7 +114,9 @@ def notebook_lines(decision: Decision) -> str:
     """A cell that installs the decided torch into the kernel's own Python, and one that shows which that is."""
     index = f" --index-url {decision.index_url}" if decision.index_url is not None else ""
     return (
-        f"%pip install {torch_pin(decision)}{index}\n# restart the kernel, then:\nimport sys; print(sys.executable)\n"
+        f"%pip install {torch_pin(decision)}{index}\n"
+        "# where it says 'No module named pip', begin the line with %uv pip instead\n"
+        "# restart the kernel, then:\nimport sys; print(sys.executable)\n"
     )
 
 
