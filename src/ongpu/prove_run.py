@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ongpu import __version__, probe
-from ongpu.domain.verdict import Verdict
+from ongpu.domain.verdict import Cause, Verdict
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError
 from ongpu.evidence.dsse import Signer
 from ongpu.evidence.journal import free_sibling
@@ -77,7 +77,7 @@ class RunReport:
     @property
     def next_step(self) -> str:
         """What to type now."""
-        if self.failure is not None and self.verdict.cause is None:
+        if self.failure is not None and self.verdict.cause is not Cause.SILENT_CPU:
             return self.failure.next_step
         return next_after(self.verdict, self.bundle)
 
@@ -154,6 +154,7 @@ def prove_run(
         status=result.status,
         stopped=result.stopped,
         interrupted=result.interrupted,
+        failure=failure,
     )
 
 

@@ -120,3 +120,20 @@ def test_an_interrupt_at_any_moment_ends_with_130_and_without_a_traceback(tmp_pa
         assert b"Traceback" not in err and b"Next: " in err, (moment, err)
         bundle = tmp_path / f"ev{moment}"
         assert not bundle.exists() or (bundle / "manifest.json").is_file()
+
+
+def test_a_command_that_fails_leaves_the_cause_its_log_names(tmp_path: Path) -> None:
+    said = "AssertionError: Torch not compiled with CUDA enabled"
+    ran = ongpu(["run", "--evidence", "ev", "--", "sh", "-c", f"echo '{said}' >&2; exit 3"], cwd=tmp_path)
+    assert ran.status == 3
+    assert "exit status 3. Cause: cpu-only-torch" in ran.err and f"| training_log.txt:1: {said}" in ran.err
+    page = (tmp_path / "ev" / "blocked.txt").read_text("utf-8")
+    assert "Not tried, and why:" in page and "A second attempt: not made" in page
+    document = ongpu(["diagnose", "ev", "--json"], cwd=tmp_path).document()
+    assert (document["cause"], document["source"], document["findings"][0]["line"]) == (
+        "cpu-only-torch",
+        "training_log.txt",
+        1,
+    )
+    assert document["block"]["phase"] == "run" and len(document["not_tried"]) == 2
+    assert ongpu(["evidence", "check", "ev"], cwd=tmp_path).status == 0

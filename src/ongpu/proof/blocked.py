@@ -39,7 +39,8 @@ def record_block(bundle: Bundle, error: BlockedError, *, phase: str, done: Seque
     left_undone = list(not_tried(phase, reached=(*done, phase)))
     body = {
         "phase": phase,
-        "cause": error.cause,
+        # No cause is named by a log that tells none: the witnesses of a run may still know one.
+        "cause": None if phase == RUN_PHASE and error.cause == Cause.UNDETERMINED.value else error.cause,
         "reason": error.message,
         "lines": list(error.lines),
         "next_step": error.next_step,

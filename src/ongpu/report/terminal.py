@@ -205,4 +205,8 @@ def verdict(value: Verdict) -> RenderableType:
 
 def ran(report: RunReport) -> RenderableType:
     """How ``run`` ended, after the command's own output."""
-    return Group(verdict(report.verdict), Text(f"Evidence: {report.bundle}"), Text(f"Next: {report.next_step}"))
+    parts: list[RenderableType] = [verdict(report.verdict)]
+    if report.failure is not None:
+        parts.append(Text(f"{report.failure.message} Cause: {report.failure.cause}"))
+        parts += [Text(f"  | {line}", style="dim") for line in report.failure.lines]
+    return Group(*parts, Text(f"Evidence: {report.bundle}"), Text(f"Next: {report.next_step}"))
