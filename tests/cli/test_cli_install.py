@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ongpu.cli.installing import Progress
 from tests.cli.cli_harness import here
 
 
@@ -56,3 +57,21 @@ def test_bad_input_starts_nothing(
     assert ran.status == 2 and "Next: " in ran.err, ran.err
     assert sorted(one.name for one in tmp_path.iterdir()) == ["backend", "file", "full"]
     assert (tmp_path / "full" / "kept").read_text() == "mine"
+
+
+def test_what_is_downloaded_is_counted() -> None:
+    progress = Progress()
+    shown = [line for line in SAID if progress.take(line)]
+    assert progress.line == "0.10 of 0.63 GB downloaded; under way: torch"
+    assert "Activate with: source x.partial/bin/activate" not in shown and len(shown) == 4
+    progress.take("Downloaded torch")
+    assert progress.line == "Resolved 30 packages in 1s"
+
+
+SAID = [
+    "Activate with: source x.partial/bin/activate",
+    "Resolved 30 packages in 1s",
+    "Downloading torch (507.1MiB)",
+    "Downloading nvidia-cublas (97.0MiB)",
+    "Downloaded nvidia-cublas",
+]

@@ -14,8 +14,6 @@ from ongpu.cli.plan import Companions, Gpus
 from ongpu.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ongpu.domain.machine import Machine
     from ongpu.install import InstallReport
 
@@ -53,6 +51,7 @@ def install(
     from rich.console import Console
 
     from ongpu import plan as planner
+    from ongpu.cli.installing import telling
     from ongpu.cli.outside import doors
     from ongpu.cli.rows import known_catalog
     from ongpu.environment import read_environment
@@ -119,7 +118,7 @@ def install(
             processes=outside.processes,
             environment=outside.host.environment(),
             read=lambda one: read_environment(one, processes=outside.processes),
-            on_output=_telling(status.update, on_terminal=console.is_terminal),
+            on_output=telling(status.update, on_terminal=console.is_terminal),
         )
         if not dry_run:
             status.update("reading torch's CUDA code ...")
@@ -133,23 +132,6 @@ def install(
 
         show(terminal.install(report))
     return 0 if report.dry_run else EXIT_STATUS[report.outcome]
-
-
-def _telling(update: Callable[[str], None], *, on_terminal: bool) -> Callable[[bytes], None]:
-    """What the installer says, as it says it: in place on a terminal, line by line in a log."""
-    from ongpu.cli.live import last_line
-
-    told: list[str] = [""]
-
-    def tell(data: bytes) -> None:
-        line = last_line(data)
-        if on_terminal:
-            update(line or "working ...")
-        elif line and line != told[0]:
-            told[0] = line
-            print(line, file=sys.stderr, flush=True)
-
-    return tell
 
 
 def _scanned(report: InstallReport, machine: Machine) -> InstallReport:

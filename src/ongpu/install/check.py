@@ -7,7 +7,7 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from ongpu.domain.build import DecisionKind
+from ongpu.domain.build import AxisVerdict, DecisionKind
 from ongpu.domain.verdict import Cause
 from ongpu.errors import BlockedError, UsageError
 from ongpu.install.request import InstallRequest
@@ -21,6 +21,7 @@ def check_decision(request: InstallRequest) -> None:
             f"There is no prebuilt torch to install: the plan says {decision.decision.value}.",
             next_step=decision.next_step,
             cause=(decision.cause or Cause.UNDETERMINED).value,
+            lines=tuple(f"{one.axis}: {one.reason}" for one in decision.axes if one.verdict is AxisVerdict.REFUSES),
         )
     if not decision.cuda_tag.startswith("cu"):
         raise BlockedError(

@@ -133,7 +133,7 @@ def install(report: InstallReport) -> RenderableType:
     title = "would install" if report.dry_run else ("kept" if report.reused else "installed")
     parts: list[RenderableType] = [
         Text.assemble(styled(report.outcome), f"  {report.reason}"),
-        Text(f"  {title} {len(report.installed)} packages in {report.venv}"),
+        Text(f"  {title} {len(report.installed)} packages in {report.venv}{_to_download(report)}"),
     ]
     rows = [
         (Text(one.action), Text(one.name), Text(f"wanted by {', '.join(one.wanted_by) or 'the request'}: {one.reason}"))
@@ -145,6 +145,12 @@ def install(report: InstallReport) -> RenderableType:
     if not report.dry_run and report.outcome is Outcome.PROVEN:
         parts += [Text(f"  {one.where}: {one.command}") for one in report.activation]
     return Group(*parts)
+
+
+def _to_download(report: InstallReport) -> str:
+    if not report.dry_run or report.download_bytes is None:
+        return ""
+    return f": {report.download_bytes / 1e9:.2f} GB, less what uv's cache has"
 
 
 def diagnosis(value: Diagnosis) -> RenderableType:
