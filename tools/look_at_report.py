@@ -119,7 +119,10 @@ _PAINTED = """Array.from(document.querySelectorAll('.plot canvas')).map(c => {
 def look(page: Path, out: Path, chromium: str) -> list[str]:
     """Use the page; returns what is wrong with it."""
     wrong: list[str] = []
-    with tempfile.TemporaryDirectory() as profile, Browser(chromium, Path(profile)) as browser:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        Browser(chromium, Path(profile)) as browser,
+    ):
         browser.call("Emulation.setDeviceMetricsOverride", width=1100, height=900, deviceScaleFactor=1, mobile=False)
         browser.call("Page.navigate", url=page.resolve().as_uri())
         time.sleep(1.5)
@@ -136,7 +139,7 @@ def look(page: Path, out: Path, chromium: str) -> list[str]:
         browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         browser.screenshot(out / "dark.png", width=1100)
         wrong += _keyboard(browser, charts, out)
-        browser.call("Emulation.setEmulatedMedia", features=[])
+        # Printed from a dark screen: paper is light all the same.
         pdf = browser.call("Page.printToPDF", printBackground=False)["data"]
         (out / "page.pdf").write_bytes(base64.b64decode(pdf))
         wrong += _heard(browser, page)

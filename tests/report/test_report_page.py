@@ -6,17 +6,26 @@ import hashlib
 import html.parser
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ongpu.domain.judge import judge
+from ongpu.domain.machine import Driver, DriverLibrary, Machine
+from ongpu.domain.plain import plain
+from ongpu.domain.verdict import Outcome
 from ongpu.domain.witness import Observation
-from ongpu.evidence.check import Answer
-from ongpu.report.html import MAX_PAGE_BYTES, bundle_page, shown
+from ongpu.evidence.check import Answer, CheckReport
+from ongpu.evidence.trust import Level
+from ongpu.report.html import MAX_PAGE_BYTES, bundle_page, page, shown
+from ongpu.report.pages import BundlePages
 from ongpu.report.timeline import loss_chart, timeline
 from tests.evidence.conftest import Samples
+from tests.judge.judge_journals import GPU, OTHER_GPU, Guarded, Process, Run, cpu_process
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}\u202e\x1b[31m"
 
@@ -126,6 +135,71 @@ def test_every_string_of_a_hostile_bundle_is_inert(samples: Samples) -> None:
     assert {tag for tag, _ in after.found} <= {tag for tag, _ in before.found} | {"ul", "li"}
     assert not [tag for tag, attributes in after.found if tag == "img" or "onerror" in attributes]
     assert "\u202e" not in page and "\x1b" not in page and "49" not in shown("{{7*7}}")
+
+
+def _report_of(observations: Sequence[Observation]) -> CheckReport:
+    return CheckReport(
+        path="x",
+        answer=Answer.ACCEPTED,
+        outcome=Outcome.UNKNOWN,
+        level=Level.A0,
+        required=None,
+        problems=(),
+        notes=(),
+        not_proven=(),
+        run_id="r1",
+        simulated=False,
+        verdict=judge(observations),
+        claimed=None,
+        signer=None,
+        manifest_sha256=None,
+    )
+
+
+def test_a_blocked_run_begins_with_the_cause_and_the_next_step() -> None:
+    blocked = {
+        "phase": "probe",
+        "cause": "no-gpu-visible",
+        "reason": "none seen",
+        "lines": ["a <b>"],
+        "next_step": "do",
+    }
+    observations = Run(blocked=blocked, end="blocked").observations()
+    text = page(_report_of(observations), observations, {}).partition("</header>")[0]
+    assert "no-gpu-visible" in text and "Next: do" in text and "a &lt;b&gt;" in text
+
+
+def _told(observations: Sequence[Observation]) -> list[Observation]:
+    """With what the judge's short journals leave out and a page of ours asks for."""
+    more = {"tool_version": "0"}
+    named = {"name": "H100", "compute_capability": "9.0"}
+    told = []
+    for one in observations:
+        data = {**one.data, **(more if one.kind == "run.start" else {})}
+        if one.kind == "hook" and "devices" in data:
+            data["devices"] = [{**named, **device} for device in data["devices"]]  # type: ignore[attr-defined]
+        if one.kind == "machine":
+            data["driver"] = {"cuda": None, **data["driver"]}  # type: ignore[dict-item]
+        told.append(replace(one, data=data))
+    return told
+
+
+def test_ranks_and_foreign_libraries_are_on_both_pages() -> None:
+    processes = [Process(pid=4243, rank=1, world_size=2, uuid=OTHER_GPU), cpu_process(pid=4242, rank=0, world_size=2)]
+    fake = DriverLibrary(name="libnvidia-ml", path="/opt/fake/libnvidia-ml.so", version="999.9")
+    driver = Driver(kernel_mode="580.159.04", loaded=True)
+    machine = plain(Machine(os="linux", arch="x86_64", driver=driver, libraries=(fake,)))
+    assert isinstance(machine, dict)
+    guarded = Guarded(processes=processes, gpus=(GPU, OTHER_GPU))
+    observations = Run(profile="run", guarded=guarded, machine=machine).observations()
+    readme = BundlePages().readme(_told(observations), judge(observations), ["journal.jsonl"])
+    assert "## Ranks" in readme and "| 0 of 2 | 4242 |" in readme and f"{OTHER_GPU}" in readme
+    drawn = page(_report_of(observations), observations, {})
+    assert "<h3>Ranks</h3>" in drawn and "4242" in drawn
+    for text in (readme, drawn):
+        assert "999.9" in text and "not that driver" in text
+    alone = Run(profile="run").observations()
+    assert "Ranks" not in BundlePages().readme(_told(alone), judge(alone), [])
 
 
 def _samples(count: int) -> list[Observation]:
