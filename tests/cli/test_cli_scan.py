@@ -144,6 +144,15 @@ def test_a_file_that_cannot_be_read_is_unknown_and_does_not_pass(
     assert status == 3 and any("cannot be read" in text for text in found["problems"])
 
 
+def test_a_few_files_have_a_row_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(DATA / "library.so", tmp_path / "one.so")
+    shutil.copy(DATA / "host_only.so", tmp_path / "two.so")
+    shutil.copy(DATA / "outside.so", tmp_path / "three.so")
+    assert run(["scan", str(tmp_path), "--gpu", "A100", "--gpu", "H100"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["one.so", "yes", "NO"] in rows and ["three.so", "NO", "yes"] in rows and rows[2][:2] == ["(no", "package)"]
+
+
 @pytest.mark.process
 def test_an_environment_by_its_python(tmp_path: Path) -> None:
     ran = ongpu(["scan", "--python", sys.executable, "--quick", "--json"], cwd=tmp_path)

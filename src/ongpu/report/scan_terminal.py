@@ -13,6 +13,7 @@ from rich.text import Text
 from ongpu.domain.arch import ComputeCapability
 from ongpu.domain.coverage import (
     BinaryCoverage,
+    BinaryFit,
     CodeVerdict,
     DeviceCoverage,
     PackageCoverage,
@@ -20,6 +21,7 @@ from ongpu.domain.coverage import (
     ScanVerdict,
     TargetCount,
 )
+from ongpu.report.scan_document import file_fits
 
 # Short, so that nine GPU generations fit on a screen of 80 columns beside the packages.
 _MARK: Final = {
@@ -53,8 +55,10 @@ def scan(
     shown = [one for one in judged.packages if any(fit.verdict is not CodeVerdict.NO_CODE for fit in one.fits)]
     beside = [one for one in judged.packages if one.binaries and one not in shown]
     parts: list[RenderableType] = []
+    listed = [one for package in report.packages for one in package.binaries]
+    few = len(report.packages) == 1 and 0 < len(listed) <= _LISTED_BINARIES
     if shown:
-        parts += [_matrix(shown, judged, names), _legend(shown)]
+        parts += [_matrix(shown, judged, names, files=listed if few and len(listed) > 1 else ()), _legend(shown)]
     else:
         parts.append(Text("Nothing here has precompiled CUDA code that a program would load.", "bold"))
     parts += [Text(text, "dim") for package in shown for text in _reasons(package)]
@@ -62,8 +66,7 @@ def scan(
     for package in beside:
         reasons.setdefault(_why_not_judged(package), []).append(_name(package))
     parts += [Text(f"not judged: {', '.join(named)}: {why}", "dim") for why, named in reasons.items()]
-    listed = [one for package in report.packages for one in package.binaries]
-    if len(report.packages) == 1 and 0 < len(listed) <= _LISTED_BINARIES:
+    if few:
         parts += [_contents(one) for one in listed]
     parts.append(Text(_counted(report, judged), "dim"))
     parts += [Text(f"could not be read: {problem}", style="yellow") for problem in judged.problems]
@@ -72,7 +75,11 @@ def scan(
 
 
 def _matrix(
-    shown: Sequence[PackageCoverage], judged: ScanVerdict, names: Mapping[ComputeCapability, str]
+    shown: Sequence[PackageCoverage],
+    judged: ScanVerdict,
+    names: Mapping[ComputeCapability, str],
+    *,
+    files: Sequence[BinaryCoverage],
 ) -> RenderableType:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("package", overflow="fold", vertical="bottom")
@@ -83,12 +90,16 @@ def _matrix(
         table.add_column(head, no_wrap=True)
     for package in shown:
         table.add_row(Text(_name(package)), *(_cell(fit) for fit in package.fits))
+    for one in files:
+        fits = file_fits(one, judged)
+        if any(fit.verdict is not CodeVerdict.NO_CODE for fit in fits):
+            table.add_row(Text(f"  {PurePath(one.path).name}"), *(_cell(fit) for fit in fits))
     if len(shown) > 1:
         table.add_row(Text("all together", "bold"), *(_cell(fit) for fit in judged.overall))
     return table
 
 
-def _cell(fit: DeviceCoverage) -> Text:
+def _cell(fit: DeviceCoverage | BinaryFit) -> Text:
     word, style = _MARK[fit.verdict]
     return Text(word, style)
 
