@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,15 @@ def test_a_few_files_have_a_row_each(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.process
-def test_an_environment_by_its_python(tmp_path: Path) -> None:
-    ran = ongpu(["scan", "--python", sys.executable, "--quick", "--json"], cwd=tmp_path)
+def test_an_environment_by_its_python_is_judged_for_the_driver_of_its_machine(tmp_path: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler to build the stand-in driver with")
+    source = DATA.parents[1] / "standins" / "cuda.c"  # of CUDA 13.0
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)], check=True)
+    driver = {"LD_LIBRARY_PATH": str(tmp_path)}
+    ran = ongpu(["scan", "--python", sys.executable, "--quick", "--json"], cwd=tmp_path, variables=driver)
     assert ran.status == 0, ran.err
     found = ran.document()
     assert found["deep"] is False and found["files_read"] > 0 and len(found["devices"]) == 9
+    assert found["driver_cuda"] == "13.0"
