@@ -51,8 +51,8 @@ PAIRS = {
     ),
     "804 over a driver that is too old": (
         "driver-too-old",
-        f"torch 2.11.0+cu130\nDriver Version: 535.183.01\n{_COUNT} Error 804: forward compatibility was attempted on non "
-        "supported HW",
+        f"torch 2.11.0+cu130\nDriver Version: 535.183.01\n{_COUNT} Error 804: forward compatibility was attempted "
+        "on non supported HW",
     ),
     "802": ("driver-broken", f"{_COUNT} Error 802: system not yet initialized"),
     "999": ("driver-broken", "RuntimeError: CUDA unknown error - this may be due to an incorrectly set up environment"),
