@@ -202,6 +202,17 @@ def test_ranks_and_foreign_libraries_are_on_both_pages() -> None:
     assert "Ranks" not in BundlePages().readme(_told(alone), judge(alone), [])
 
 
+def test_a_bundle_full_of_text_stays_under_the_limit() -> None:
+    observations = list(Run(profile="run").observations())
+    body = {"name": "\u202e" * 5000, "outcome": "<" * 5000, "seconds": 1.0, "summary": "\x00" * 5000}
+    error = {"role": "train", "n": 0, "t_mono": 1.0, "uuid": None, "what": "w", "code": "c", "reason": "&" * 5000}
+    end = observations.pop()
+    observations += [replace(end, kind="phase", data=body)] * 300
+    observations += [replace(end, kind="nvml.error", data=error)] * 300
+    text = page(_report_of([*observations[:-600], end]), [*observations, end], {})
+    assert len(text.encode()) < MAX_PAGE_BYTES and "are in the journal" in text and "(5000 characters)" in text
+
+
 def _samples(count: int) -> list[Observation]:
     devices = [
         {"uuid": f"GPU-{gpu}", "memory_used_bytes": 1 << 30, "utilization_percent": 5, "power_mw": 1, "processes": []}

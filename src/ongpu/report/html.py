@@ -8,6 +8,7 @@ named by their digests in its Content-Security-Policy, so that nothing else can 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import math
@@ -37,8 +38,8 @@ from ongpu.report.timeline import Chart, loss_chart, timeline
 MAX_PAGE_BYTES: Final = 1_500_000
 _METRICS: Final = {"metrics.jsonl": "this run", "cpu_comparison_metrics.jsonl": "the same steps on the CPU"}
 _CHUNK: Final = 400
-_MAX_TEXT: Final = 4000
-_MAX_ROWS: Final = 200
+# Rows of a table and characters of a text; the second where a bundle is so full that the first would be too large.
+_LIMITS: Final = ((200, 4000), (10, 400))
 _TABLE_ROWS: Final = 60
 
 
@@ -82,7 +83,22 @@ def page(report: CheckReport, observations: Sequence[Observation], metrics: Mapp
     :param observations: the journal; empty for a refused bundle.
     :param metrics: the bytes of each ``metrics.jsonl``, by the word for its curve.
     """
-    environment, assets = _environment()
+    for max_rows, max_text in _LIMITS:
+        text = _render(report, observations, metrics, max_rows=max_rows, max_text=max_text)
+        if len(text.encode()) <= MAX_PAGE_BYTES:
+            break
+    return text
+
+
+def _render(
+    report: CheckReport,
+    observations: Sequence[Observation],
+    metrics: Mapping[str, bytes],
+    *,
+    max_rows: int,
+    max_text: int,
+) -> str:
+    environment, assets = _environment(max_text)
     drawn = timeline(observations) if observations else None
     loss = loss_chart(metrics)
     charts = [*(drawn.charts if drawn else ()), *((loss,) if loss else ())]
@@ -99,7 +115,7 @@ def page(report: CheckReport, observations: Sequence[Observation], metrics: Mapp
         "problems": _problems(observations),
         "data": {"charts": [asdict(chart) for chart in charts], "spans": spans},
         "assets": assets,
-        "max_rows": _MAX_ROWS,
+        "max_rows": max_rows,
         "table": _table,
         "speed": _speed(Observed(observations)),
     }
@@ -167,14 +183,14 @@ def _table(chart: Chart) -> list[tuple[str, list[str]]]:
     ]
 
 
-def shown(value: object) -> str:
+def shown(value: object, max_text: int = _LIMITS[0][1]) -> str:
     """One line of text without a control, invisible or direction-changing character; the template escapes the rest."""
     if value is None or isinstance(value, jinja2.Undefined):
         return "not observed"
     text = str(value)
-    cut = text[:_MAX_TEXT]
+    cut = text[:max_text]
     spelled = "".join(visible(cut[at : at + _CHUNK]).replace("<U+0020>", " ") for at in range(0, len(cut), _CHUNK))
-    return spelled if len(text) <= _MAX_TEXT else f"{spelled} ... ({len(text)} characters)"
+    return spelled if len(text) <= max_text else f"{spelled} ... ({len(text)} characters)"
 
 
 def _quoted(argv: object) -> str:
@@ -185,7 +201,7 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _environment() -> tuple[jinja2.Environment, dict[str, Markup]]:
+def _environment(max_text: int) -> tuple[jinja2.Environment, dict[str, Markup]]:
     """The template, and its scripts and style: our own files, so they are markup and nothing of a bundle is."""
     room = resources.files("ongpu.report")
     templates = room.joinpath("templates")
@@ -208,5 +224,5 @@ def _environment() -> tuple[jinja2.Environment, dict[str, Markup]]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters.update(shown=shown, quoted=_quoted)
+    made.filters.update(shown=functools.partial(shown, max_text=max_text), quoted=_quoted)
     return made, {name: Markup(value) for name, value in assets.items()}  # noqa: S704 - our own files
