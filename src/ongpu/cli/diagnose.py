@@ -38,6 +38,8 @@ def diagnose(
     from ongpu.domain.verdict import Cause
     from ongpu.report.diagnosis import diagnose_document, diagnosis_text
 
+    if target.endswith(".zip") and Path(target).is_file():
+        raise UsageError(f"{target} is an archive.", next_step=f"Unpack it, then name the folder: unzip {target}")
     case: BundleCase | None = None
     if target != "-" and Path(target).is_dir():
         from ongpu.explain import read_case

@@ -14,7 +14,6 @@ from ongpu.domain.machine import Machine
 from ongpu.domain.verdict import Cause, Outcome, Verdict, WitnessState
 
 if TYPE_CHECKING:  # a command that shows one kind of answer must not wait for the rooms of all others
-    from ongpu.diagnose import Diagnosis
     from ongpu.doctor import DoctorReport
     from ongpu.enable import EnableReport
     from ongpu.install import InstallReport
@@ -151,19 +150,6 @@ def _to_download(report: InstallReport) -> str:
     if not report.dry_run or report.download_bytes is None:
         return ""
     return f": {report.download_bytes / 1e9:.2f} GB, less what uv's cache has"
-
-
-def diagnosis(value: Diagnosis) -> RenderableType:
-    """What ``diagnose`` shows: the cause, the lines it rests on, what else it could have been."""
-    parts: list[RenderableType] = [
-        Text.assemble("Cause: ", Text(value.cause.value, "bold"), f"  ({value.sure.value})  {value.reason}")
-    ]
-    parts += [Text(f"  line {one.line}: {one.text}") for one in value.findings]
-    parts += [Text(f"  not {one.cause.value}: {one.reason}", style="dim") for one in value.rejected]
-    if value.question:
-        parts.append(Text(f"What would decide it: {value.question}"))
-    parts.append(Text(f"Next: {value.next_step}"))
-    return Group(*parts)
 
 
 def enabled(report: EnableReport) -> RenderableType:
