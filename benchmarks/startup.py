@@ -21,7 +21,7 @@ from typing import Any
 COMMANDS: dict[str, tuple[str, ...]] = {
     "python -c pass": ("-c", "pass"),
     "ongpu --help": ("-m", "ongpu", "--help"),
-    "ongpu plan --gpu": ("-m", "ongpu", "plan", "--gpu", "RTX 5090", "--driver", "570.124", "--json"),
+    "ongpu plan --gpu": ("-m", "ongpu", "plan", "--gpu", "RTX 5090", "--driver", "570.124", "--offline", "--json"),
     "ongpu probe": ("-m", "ongpu", "probe", "--json"),
 }
 
