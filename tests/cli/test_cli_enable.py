@@ -40,6 +40,7 @@ def test_strict_on_a_machine_without_a_gpu(tmp_path: Path) -> None:
     assert checked(tmp_path, str(bundle)) == (0, "accepted")
 
 
+@pytest.mark.timeout(420)  # it trains for real, and machines that run tests are shared
 def test_the_whole_rehearsal_trains_on_the_cpu_and_proves_nothing(tmp_path: Path) -> None:
     ran = ongpu([*REHEARSE, "--json"], cwd=tmp_path, timeout_s=400)
     assert ran.status == 0, ran.err
