@@ -46,21 +46,23 @@ def ongpu(
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
-app.command("enable")(prove.enable)
-app.command("install")(install.install)
-app.command("run", context_settings={"allow_interspersed_args": False})(prove.run)
-app.command("train", context_settings=_PASSED_ON)(prove.train)
-app.command("probe")(look.probe)
-app.command("plan")(plan.plan)
-app.command("scan")(scan.scan)
-app.command("doctor")(scan.doctor)
-app.command("verify")(look.verify)
-app.command("diagnose")(diagnose.diagnose)
-app.command("report")(report.report)
-app.command("keygen")(keys.keygen)
-app.command("challenge")(keys.challenge)
-app.add_typer(evidence.app, name="evidence")
-app.add_typer(catalog.app, name="catalog")
+app.command("enable", short_help="Enable the GPU here and prove a training on it.")(prove.enable)
+app.command("install", short_help="Make a fresh environment with the right PyTorch.")(install.install)
+app.command(
+    "run", short_help="Run any command under guard and judge it.", context_settings={"allow_interspersed_args": False}
+)(prove.run)
+app.command("train", short_help="The reference training.", context_settings=_PASSED_ON)(prove.train)
+app.command("probe", short_help="Read the machine: GPUs, driver, OS, Pythons.")(look.probe)
+app.command("plan", short_help="Choose the PyTorch build for a machine.")(plan.plan)
+app.command("scan", short_help="Read which CUDA code files and packages carry.")(scan.scan)
+app.command("doctor", short_help="Can this environment train on this GPU?")(scan.doctor)
+app.command("verify", short_help="Run the smoke checks on the GPU.")(look.verify)
+app.command("diagnose", short_help="Name the cause of a failure from a log.")(diagnose.diagnose)
+app.command("report", short_help="Draw a bundle as one HTML page.")(report.report)
+app.command("keygen", short_help="Make a key pair to sign evidence with.")(keys.keygen)
+app.command("challenge", short_help="Make a nonce for somebody else's next run.")(keys.challenge)
+app.add_typer(evidence.app, name="evidence", short_help="Check a bundle; trust nothing in it.")
+app.add_typer(catalog.app, name="catalog", short_help="How old the facts are; read new ones.")
 
 
 def run(words: Sequence[str]) -> int:
