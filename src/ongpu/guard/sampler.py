@@ -36,6 +36,7 @@ ENERGY_S = 1.0
 CALL_TIMEOUT_S = 5.0
 # Without a device to read there would be no line for as long as the tree stays the same, and silence counts as failure.
 ALONE_S = 4.0
+GONE_S = 2.0
 # After this long a reading that says nothing new is written once in KEPT_S only: a night's journal stays small.
 THIN_AFTER_S = 600.0
 KEPT_S = 10.0
@@ -263,6 +264,14 @@ def _commands(stdin: BinaryIO, into: queue.SimpleQueue[dict[str, object] | None]
     into.put(None)
 
 
+def _died(supervisor: int) -> bool:
+    """Whether the supervisor is gone. A dying process closes its pipes a little before its children are handed on."""
+    deadline = time.monotonic() + GONE_S
+    while os.getppid() == supervisor and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return os.getppid() != supervisor
+
+
 def main(*, stdin: BinaryIO, stdout: BinaryIO, baseline_s: float) -> int:
     """Run until stdin ends. Returns the exit status."""
 
@@ -286,7 +295,7 @@ def main(*, stdin: BinaryIO, stdout: BinaryIO, baseline_s: float) -> int:
         try:
             finished = sampler.watch(watched, commands)
         finally:  # also when the pipe to the supervisor broke
-            if not finished and command.get("end_tree") is True and os.getppid() != reaper:
+            if not finished and command.get("end_tree") is True and _died(reaper):
                 end_tree(watched.look(), grace_s=1.0)
     sampler.end()
     return 0

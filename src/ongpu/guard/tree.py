@@ -179,7 +179,10 @@ def _alive(member: Member) -> bool:
             os.waitpid(member.pid, os.WNOHANG)
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(member.pid)
-        return process.status() != psutil.STATUS_ZOMBIE and read_processes().get(member.pid) == member
+        found = read_processes().get(member.pid)
+        # The same process by pid and start: its parent may have died since, and then it has another.
+        same = found is not None and found.start_time == member.start_time
+        return same and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
