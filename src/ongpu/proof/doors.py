@@ -21,7 +21,7 @@ from ongpu.machine.process import Processes
 
 
 class Pages(Protocol):
-    """The pages of a bundle, made from observations alone (floor 5 writes them)."""
+    """The pages of a bundle, made from observations alone (floor 6 writes them)."""
 
     def env_info(self, observations: Sequence[Observation]) -> str:
         """``env_info.txt``."""
