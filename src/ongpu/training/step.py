@@ -12,6 +12,7 @@ from ongpu.training.batches import Batch
 from ongpu.training.config import Config
 from ongpu.training.optimizer import AdamW
 from ongpu.training.precision import Weights
+from ongpu.training.reduce import ONE_RANK, OneRank
 
 _WARM_UP_RUNS: Final = 2
 
@@ -27,22 +28,32 @@ def learning_rate(config: Config, step: int) -> float:
     return config.learning_rate * (left if config.lr_schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left)))
 
 
-def gradients(weights: Weights, optimizer: AdamW, batches: Sequence[Batch], *, config: Config) -> Any:
+def gradients(
+    weights: Weights,
+    optimizer: AdamW,
+    batches: Sequence[Batch],
+    *,
+    config: Config,
+    reduction: OneRank = ONE_RANK,
+) -> Any:
     """Leave the gradients of a step in the weights, and return a tensor (mean loss in nats, gradient norm).
 
-    The loss is the mean over all labels of all ``batches``. Where it or the norm is not finite the optimizer is
-    told, on the device, to withhold this update and every later one, until somebody reads the loss and stops.
+    The loss is the mean over all labels of all ``batches`` (of all ranks, by ``reduction``). Where it or the norm is
+    not finite the optimizer is told, on the device, to withhold this update and every later one, until somebody
+    reads the loss and stops.
     """
     weights.forget_gradients()
+    whole = len(batches) == 1
     total = torch.zeros_like(optimizer.withhold)
     for place, batch in enumerate(batches):
         with weights.arithmetic():
             loss = weights.model.loss_sum(batch.ids, batch.labels, batch.layout, chunk_tokens=config.loss_chunk_tokens)
             loss = loss * batch.share
-        loss.backward()
+        reduction.backward(loss, whole=whole)
         weights.gather_gradients(first=place == 0)
         total = total + loss.detach()
-    norm = torch.nn.utils.clip_grad_norm_(list(optimizer.weights()), config.max_grad_norm or math.inf, foreach=True)
+    total = reduction.close(total, whole=whole)
+    norm = reduction.clip(list(optimizer.weights()), config.max_grad_norm or math.inf)
     finite = torch.isfinite(total) & torch.isfinite(norm)
     optimizer.withhold.copy_(torch.maximum(optimizer.withhold, (~finite).float()))
     return torch.stack([total, norm])
@@ -66,13 +77,16 @@ class EagerStep:
 
     recorded = False
 
-    def __init__(self, weights: Weights, optimizer: AdamW, *, config: Config, device: str) -> None:
+    def __init__(
+        self, weights: Weights, optimizer: AdamW, *, config: Config, device: str, reduction: OneRank = ONE_RANK
+    ) -> None:
         self._weights, self._optimizer, self._config, self._device = weights, optimizer, config, device
+        self._reduction = reduction
 
     def __call__(self, batches: Sequence[Batch]) -> Any:
         """Do a step; returns (mean loss, gradient norm), on its way on the device."""
         moved = [batch.to(self._device) for batch in batches]
-        result = gradients(self._weights, self._optimizer, moved, config=self._config)
+        result = gradients(self._weights, self._optimizer, moved, config=self._config, reduction=self._reduction)
         self._optimizer.step()
         self._weights.publish()
         return result
@@ -86,10 +100,17 @@ class RecordedStep:
     """
 
     def __init__(
-        self, weights: Weights, optimizer: AdamW, *, config: Config, device: str, note: Callable[[str], None]
+        self,
+        weights: Weights,
+        optimizer: AdamW,
+        *,
+        config: Config,
+        device: str,
+        note: Callable[[str], None],
+        reduction: OneRank = ONE_RANK,
     ) -> None:
         self._weights, self._optimizer, self._config, self._device = weights, optimizer, config, device
-        self._note = note
+        self._note, self._reduction = note, reduction
         self._graph: Any = None
         self._instead: EagerStep | None = None
         self._inputs: list[Batch] = []
@@ -126,7 +147,9 @@ class RecordedStep:
             self._note(f"The step could not be recorded ({reason}), so each operation is launched, on the same GPU.")
             self._weights.forget_gradients()
             self._optimizer.withhold.zero_()
-            self._instead = EagerStep(self._weights, self._optimizer, config=self._config, device=self._device)
+            self._instead = EagerStep(
+                self._weights, self._optimizer, config=self._config, device=self._device, reduction=self._reduction
+            )
 
     def _record(self, batches: Sequence[Batch]) -> None:
         self._inputs = [batch.to(self._device) for batch in batches]
@@ -134,11 +157,14 @@ class RecordedStep:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries make their workspaces on first use, which cannot be recorded
             for _ in range(_WARM_UP_RUNS):
-                gradients(self._weights, self._optimizer, self._inputs, config=self._config)
+                self._gradients()
         torch.cuda.current_stream().wait_stream(side)
         self._weights.forget_gradients()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._result = gradients(self._weights, self._optimizer, self._inputs, config=self._config)
+            self._result = self._gradients()
         self._optimizer.withhold.zero_()
         self._graph = graph
+
+    def _gradients(self) -> Any:
+        return gradients(self._weights, self._optimizer, self._inputs, config=self._config, reduction=self._reduction)
