@@ -18,6 +18,9 @@ import torch
 class Weights:
     """The float32 weights of a model, by name."""
 
+    in_parts = False
+    """Whether each rank holds a part of every weight only."""
+
     def __init__(self, model: Any, *, device: str, autocast: bool = False) -> None:
         self.model = model
         self.masters: Mapping[str, Any] = dict(model.named_parameters())
@@ -40,6 +43,18 @@ class Weights:
 
     def restore(self) -> None:
         """Give the model its float32 weights, for saving."""
+
+    def shape(self, name: str) -> Any:
+        """The shape of the whole weight."""
+        return self.masters[name].shape
+
+    def whole(self, name: str, tensor: Any) -> Any:  # noqa: ARG002 - for weights in parts
+        """The whole of the weight ``name``, or of a state beside it; ``tensor`` is what this rank holds of it."""
+        return tensor
+
+    def put(self, name: str, tensor: Any, whole: Any) -> None:  # noqa: ARG002 - for weights in parts
+        """Copy this rank's part of ``whole`` into ``tensor``."""
+        tensor.copy_(whole)
 
 
 class MasterWeights(Weights):
