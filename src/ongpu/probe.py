@@ -18,7 +18,7 @@ from ongpu.machine import facts
 from ongpu.machine.driver_check import START_TIMEOUT_S
 from ongpu.machine.host import Host, PlatformFacts
 from ongpu.machine.libcuda import CudaDevice, LibcudaReading, ask_libcuda
-from ongpu.machine.nvml import Nvml, NvmlDevice
+from ongpu.machine.nvml import AskedNvml, NvmlDevice, NvmlIdentity
 from ongpu.machine.process import Processes, RealProcesses
 from ongpu.machine.pythons import ask_python, find_pythons
 
@@ -83,7 +83,7 @@ class _Notes:
 
 def probe(
     *,
-    nvml: Callable[[], Nvml],
+    nvml: Callable[[], NvmlIdentity],
     processes: Processes,
     host: Host,
     python: Path | None = None,
@@ -93,7 +93,7 @@ def probe(
 ) -> Machine:
     """The machine as it can be read now. Raises nothing of the doors: it is all in ``unavailable``.
 
-    :param nvml: opens NVML (:func:`ongpu.machine.nvml.open_nvml`); the probe closes what it opened.
+    :param nvml: opens NVML (:func:`ongpu.machine.nvml.ask_nvml` is enough); the probe closes what it opened.
     :param python: the interpreter whose environment is looked at, to be named in ``Machine.python``.
     :param list_pythons: whether to look for every interpreter of the host as well.
     :param name_libraries: whether to name the files of the driver that answered, with digests (0.13 s for libcuda).
@@ -153,7 +153,7 @@ def probe(
 
 
 def _nvml(
-    opener: Callable[[], Nvml], host: Host | None
+    opener: Callable[[], NvmlIdentity], host: Host | None
 ) -> tuple[str | None, tuple[NvmlDevice, ...], str | None, list[Unavailable]]:
     notes = _Notes()
     door = notes.ask("nvml", opener)
@@ -161,7 +161,9 @@ def _nvml(
         return None, (), None, notes.taken
     version = notes.ask("kernel-mode driver version", door.kernel_mode_version)
     devices = notes.ask("devices", door.devices)
-    file = host.mapped_file("libnvidia-ml.so") if host is not None else None  # loaded by now
+    file: str | None = None
+    if host is not None:  # loaded by now: into a child, or here
+        file = door.library if isinstance(door, AskedNvml) else host.mapped_file("libnvidia-ml.so")
     notes.ask("nvml shutdown", door.close)
     for one in devices or ():
         for name, value in (("memory_bytes", one.memory_bytes), ("compute_capability", one.compute_capability)):

@@ -13,7 +13,7 @@ from ongpu.doctor import examine, read_code
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.environment import read_environment, read_files
 from ongpu.machine.host import RealHost
-from ongpu.machine.nvml import open_nvml
+from ongpu.machine.nvml import ask_nvml, open_nvml
 from ongpu.machine.process import RealProcesses
 from ongpu.probe import probe
 
@@ -24,9 +24,10 @@ def test_doctor_examines_this_machine() -> None:
     python = Path(sys.executable)
     variables = {"PATH": "/usr/bin:/bin"}
     nvml = functools.partial(open_nvml, processes, python=python, environment=variables)
+    asked = functools.partial(ask_nvml, processes, python=python, environment=variables)
     report = examine(
         python,
-        machine=functools.partial(probe, nvml=nvml, processes=processes, host=RealHost(variables)),
+        machine=functools.partial(probe, nvml=asked, processes=processes, host=RealHost(variables)),
         environment=functools.partial(read_environment, python, processes=processes),
         nvml=nvml,
         processes=processes,

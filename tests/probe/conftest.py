@@ -22,13 +22,13 @@ from pathlib import Path
 import msgspec
 from ongpu.domain.blocked import diagnose_blocked
 from ongpu.machine.host import RealHost
-from ongpu.machine.nvml import open_nvml
+from ongpu.machine.nvml import ask_nvml
 from ongpu.machine.process import RealProcesses
 from ongpu.probe import probe
 processes = RealProcesses(term_grace_s=0.5)
 python = Path(sys.executable)
 machine = probe(
-    nvml=lambda: open_nvml(processes, python=python, environment=os.environ, timeout_s=2.0),
+    nvml=lambda: ask_nvml(processes, python=python, environment=os.environ, timeout_s=2.0),
     processes=processes, host=RealHost(os.environ), list_pythons=False, driver_timeout_s=2.0,
 )
 blocked = diagnose_blocked(machine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -11,9 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:  # 10 ms, for children that outlive their time: most never do
+    import psutil
 
 # What is kept of each stream: the last 64 MiB. A child that prints without end must not fill the memory.
 _KEPT_BYTES = 64 << 20
@@ -87,6 +89,33 @@ class Pumps:
         self.finish(0.5)
 
 
+class Ending:
+    """The end of a child, to wait for: seen at once on Linux, where ``Popen.wait`` looks only every 50 ms."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+        self._descriptor: int | None = None
+        if sys.platform == "linux" and child.returncode is None:
+            with contextlib.suppress(OSError):  # Linux 5.3; some sandboxes refuse it
+                self._descriptor = os.pidfd_open(child.pid)
+
+    def wait(self, within_s: float) -> None:
+        """Return when the child has ended, or after ``within_s`` seconds."""
+        if self._descriptor is None or sys.platform == "win32":
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout=within_s)
+            return
+        poller = select.poll()
+        poller.register(self._descriptor, select.POLLIN)
+        poller.poll(math.ceil(within_s * 1000))
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
 class Tree:
     """The child, its group, and its descendants by parent pid."""
 
@@ -120,6 +149,8 @@ class Tree:
     def _descendants(self) -> list[psutil.Process]:
         if self._child.poll() is not None:
             return []
+        import psutil  # noqa: PLC0415 - see above
+
         try:
             return psutil.Process(self._child.pid).children(recursive=True)
         except psutil.Error:
@@ -133,6 +164,8 @@ class Tree:
             os.killpg(self._child.pid, 0)
         except (ProcessLookupError, PermissionError):
             return False
+        import psutil  # noqa: PLC0415 - see above
+
         for pid in psutil.pids():
             with contextlib.suppress(OSError, psutil.Error):
                 if os.getpgid(pid) == self._child.pid and _runs(psutil.Process(pid)):
@@ -146,22 +179,28 @@ class Tree:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, signal.SIGTERM)
-        for stray in strays:
-            with contextlib.suppress(psutil.Error):
-                stray.terminate()
+        _each(strays, lambda stray: stray.terminate())
 
     def _kill(self, strays: Sequence[psutil.Process]) -> None:
         if sys.platform != "win32":
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._child.pid, signal.SIGKILL)
-        for stray in strays:
-            with contextlib.suppress(psutil.Error):
-                stray.kill()
+        _each(strays, lambda stray: stray.kill())
         with contextlib.suppress(OSError):
             self._child.kill()
 
 
+def _each(strays: Sequence[psutil.Process], do: Callable[[psutil.Process], None]) -> None:
+    import psutil  # noqa: PLC0415 - see above
+
+    for stray in strays:
+        with contextlib.suppress(psutil.Error):
+            do(stray)
+
+
 def _runs(process: psutil.Process) -> bool:
+    import psutil  # noqa: PLC0415 - see above
+
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

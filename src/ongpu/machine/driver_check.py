@@ -7,8 +7,9 @@ address space.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from ongpu.errors import DoorError
 from ongpu.machine.process import Completed, Processes
@@ -18,23 +19,39 @@ PAYLOAD = Path(__file__).parent.parent / "payload"
 START_TIMEOUT_S = 45.0
 
 
+# The questions of `probe` and `doctor`: what is run with the Python at hand.
+LIBCUDA: Final = ("libcuda_check.py",)
+NVML_START: Final = ("nvml_check.py",)
+NVML_DEVICES: Final = ("nvml_check.py", "devices")
+
+
+def check_command(check: Sequence[str], *, python: Path) -> tuple[str, ...]:
+    """How a driver check of the payload is started: isolated, and without any site package (15 ms)."""
+    return (str(python), "-I", "-S", str(PAYLOAD / check[0]), *check[1:])
+
+
 def run_check(
-    processes: Processes, script: str, *, python: Path, environment: Mapping[str, str], timeout_s: float
+    processes: Processes, check: Sequence[str], *, python: Path, environment: Mapping[str, str], timeout_s: float
 ) -> Completed:
-    """Run one of the driver checks of the payload: isolated, and without any site package (15 ms)."""
-    return processes.run((str(python), "-I", "-S", str(PAYLOAD / script)), timeout_s=timeout_s, env=dict(environment))
+    """Run one of the driver checks."""
+    return processes.run(check_command(check, python=python), timeout_s=timeout_s, env=dict(environment))
 
 
-def read_answer(done: Completed, *, door: str, timeout_s: float) -> dict[str, object]:
-    """The JSON line of a driver check. :raises DoorError: whatever kept the child from writing a good one."""
-    if done.timed_out:
+def read_answer(done: Completed, *, door: str, timeout_s: float, line: int = 0) -> dict[str, object]:
+    """A JSON line of a driver check. :raises DoorError: whatever kept the child from writing a good one.
+
+    :param line: which; one that was written whole is an answer, whatever became of the child after it.
+    """
+    lines = done.stdout.splitlines(keepends=True)
+    written = line < len(lines) and lines[line].endswith(b"\n")
+    if done.timed_out and not written:
         raise DoorError(door=door, code="timeout", reason=f"no answer within {timeout_s:g} s; the child was killed")
-    if done.status != 0:
+    if done.status != 0 and not written:
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it said nothing"]
         ended = f"signal {-done.status}" if done.status < 0 else f"status {done.status}"
         raise DoorError(door=door, code="crashed", reason=f"the child that asked ended with {ended}: {last[0]}")
     try:
-        found = json.loads(done.stdout)
+        found = json.loads(lines[line] if written else b"")
     except ValueError as error:
         raise DoorError(door=door, code="unreadable", reason=f"the child's answer is not JSON: {error}") from error
     if not isinstance(found, dict):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ongpu.domain.arch import ComputeCapability, RuntimeVersion
-from ongpu.machine.driver_check import START_TIMEOUT_S, read_answer, run_check
+from ongpu.machine.driver_check import LIBCUDA, START_TIMEOUT_S, read_answer, run_check
 from ongpu.machine.process import Processes
 
 
@@ -52,7 +52,7 @@ def ask_libcuda(
     :raises DoorError: door ``libcuda``; code ``not-found``, ``not-libcuda``, ``timeout``, ``crashed`` or
         ``unreadable``.
     """
-    done = run_check(processes, "libcuda_check.py", python=python, environment=environment, timeout_s=timeout_s)
+    done = run_check(processes, LIBCUDA, python=python, environment=environment, timeout_s=timeout_s)
     found = read_answer(done, door="libcuda", timeout_s=timeout_s)
     version = found.get("version")
     devices = found.get("devices")

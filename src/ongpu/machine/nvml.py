@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from ongpu.errors import DoorError
-from ongpu.machine.driver_check import START_TIMEOUT_S, read_answer, run_check
+from ongpu.machine.driver_check import START_TIMEOUT_S
+from ongpu.machine.nvml_asked import AskedNvml, ask_nvml, start_nvml
 from ongpu.machine.nvml_real import RealNvml
 from ongpu.machine.nvml_types import (
     Nvml,
     NvmlDevice,
+    NvmlIdentity,
     ProcessMemory,
     ProcessUtilization,
     UtilizationByProcess,
@@ -30,13 +32,16 @@ from ongpu.machine.nvml_types import (
 from ongpu.machine.process import Processes
 
 __all__ = [
+    "AskedNvml",
     "BoundedNvml",
     "Nvml",
     "NvmlDevice",
+    "NvmlIdentity",
     "ProcessMemory",
     "ProcessUtilization",
     "RealNvml",
     "UtilizationByProcess",
+    "ask_nvml",
     "code_name",
     "open_nvml",
 ]
@@ -156,20 +161,5 @@ def open_nvml(
     :raises DoorError: NVML's own code, or ``timeout``, ``crashed``, ``unreadable``. The reason names the version of
         the NVML library where it told it, since a mismatch with the kernel module needs both.
     """
-    done = run_check(processes, "nvml_check.py", python=python, environment=environment, timeout_s=timeout_s)
-    found = read_answer(done, door="nvml", timeout_s=timeout_s)
-    result = found.get("init")
-    if result != 0:
-        code = code_name(result) if isinstance(result, int) else "unreadable"
-        library = f"; the NVML library is {found['library_version']}" if found.get("library_version") else ""
-        raise DoorError(door="nvml", code=code, reason=f"{_SAID.get(code, 'nvmlInit failed')}{library}")
+    start_nvml(processes, python=python, environment=environment, timeout_s=timeout_s)
     return BoundedNvml(RealNvml, timeout_s=min(10.0, timeout_s), start_timeout_s=timeout_s)
-
-
-# What a start that fails most often means, in NVML's words.
-_SAID = {
-    "NVML_ERROR_DRIVER_NOT_LOADED": "the kernel module of the driver is not loaded",
-    "NVML_ERROR_NO_PERMISSION": "no permission to talk to the driver",
-    "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "driver and library versions do not match",
-    "NVML_ERROR_GPU_IS_LOST": "the GPU has fallen off the bus",
-}

@@ -41,8 +41,8 @@ class ProcessUtilization:
     at_us: int
 
 
-class Nvml(Protocol):
-    """What the rooms ask of NVML."""
+class NvmlIdentity(Protocol):
+    """What a probe asks of NVML: which driver, and which GPUs."""
 
     def kernel_mode_version(self) -> str:
         """The kernel-mode driver version, ``580.159.04``."""
@@ -51,6 +51,14 @@ class Nvml(Protocol):
     def devices(self) -> tuple[NvmlDevice, ...]:
         """Every GPU NVML sees, in NVML order."""
         ...
+
+    def close(self) -> None:
+        """Shut NVML down; idempotent."""
+        ...
+
+
+class Nvml(NvmlIdentity, Protocol):
+    """What the rooms ask of NVML."""
 
     def processes(self, uuid: str) -> tuple[ProcessMemory, ...]:
         """The compute processes on a GPU."""
@@ -70,10 +78,6 @@ class Nvml(Protocol):
 
     def energy_mj(self, uuid: str) -> int:
         """Energy since the driver was loaded, in millijoules. Costly (median 2.7 ms on an H100): at most 1 Hz."""
-        ...
-
-    def close(self) -> None:
-        """Shut NVML down; idempotent."""
         ...
 
 

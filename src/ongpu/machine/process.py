@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ongpu.errors import DoorError
-from ongpu.machine.child import Pumps, Tree
+from ongpu.machine.child import Ending, Pumps, Tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,39 @@ class RealProcesses:
         self._term_grace_s = term_grace_s
         self._drain_s = drain_s
         self._running: set[threading.Event] = set()
+        self._ahead: dict[tuple[str, ...], tuple[dict[str, str], subprocess.Popen[bytes]]] = {}
         self._lock = threading.Lock()
+
+    def start_ahead(self, argv: Sequence[str], *, env: Mapping[str, str]) -> None:
+        """Start a child for a :meth:`run` of the same words and environment that comes later, and is not obliged to.
+
+        For what is sure to be asked before it can be led: its answer must fit into a pipe (64 KiB), where it waits.
+        One that cannot be started is started again, and refused, by that ``run``.
+        """
+        command = tuple(os.fspath(word) for word in argv)
+        with contextlib.suppress(DoorError):
+            child = _start(command, env=env, cwd=None)
+            with self._lock:
+                self._ahead[command] = (dict(env), child)
+
+    def _taken(self, command: tuple[str, ...], env: Mapping[str, str] | None) -> subprocess.Popen[bytes] | None:
+        with self._lock:
+            known, child = self._ahead.get(command, (None, None))
+            if child is None or known != env:
+                return None
+            del self._ahead[command]
+            return child
+
+    def end_ahead(self) -> None:
+        """End and reap what was started ahead and never asked for."""
+        with self._lock:
+            left = [child for _, child in self._ahead.values()]
+            self._ahead.clear()
+        for child in left:
+            Tree(child, grace_s=self._term_grace_s).end()
+            for pipe in (child.stdout, child.stderr):
+                if pipe is not None:
+                    pipe.close()
 
     def end_all(self) -> None:
         """End every child that runs now, whichever thread waits for it.
@@ -109,7 +141,8 @@ class RealProcesses:
         with self._lock:
             self._running.add(asked_to_end)
         try:
-            child = _start(command, env=env, cwd=cwd)
+            ahead = self._taken(command, env) if cwd is None else None
+            child = ahead if ahead is not None else _start(command, env=env, cwd=cwd)
             return self._lead(child, command, asked_to_end, timeout_s=timeout_s, on_output=on_output, on_start=on_start)
         finally:
             with self._lock:
@@ -128,6 +161,7 @@ class RealProcesses:
         started = time.monotonic()
         tree = Tree(child, grace_s=self._term_grace_s)
         pumps = Pumps(child, on_output)
+        ending = Ending(child)
         timed_out = False
         try:
             if on_start is not None:
@@ -138,8 +172,7 @@ class RealProcesses:
                 if left <= 0:
                     timed_out = True
                     break
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(timeout=left)
+                ending.wait(left)
             ended = time.monotonic()
             cut_short = timed_out or pumps.failure is not None or asked_to_end.is_set()
             if cut_short or not (pumps.finish(self._drain_s) and tree.gone(within_s=self._drain_s)):
@@ -148,6 +181,7 @@ class RealProcesses:
             # Reached with a living child only by an exception: an interrupt, or one that a callback raised.
             if child.poll() is None:
                 tree.end()
+            ending.close()
             pumps.stop()
         if pumps.failure is not None:
             raise pumps.failure

@@ -13,7 +13,10 @@ import ctypes
 import json
 import os
 import sys
-from typing import Any
+
+TYPE_CHECKING = False  # importing typing for it would take as long as asking
+if TYPE_CHECKING:
+    from typing import Any
 
 LINUX = ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1")
 
