@@ -27,7 +27,7 @@ from ongpu.training.step import EagerStep, RecordedStep, Step
 
 # settings that change where a run writes or how fast it goes, not the numbers it computes
 _NOT_COMPUTED = frozenset({"output", "device", "dataset", "log_every", "save_every", "keep_checkpoints"}) | frozenset(
-    {"tensorboard", "eval_every", "cuda_graph", "recompute_blocks"}
+    {"tensorboard", "eval_every", "cuda_graph", "kernels", "recompute_blocks"}
 )
 
 
@@ -137,14 +137,7 @@ def make_job(
     kept, apart = split(examples, config)
     network, fill = model.network.to(device), model.tokenizer.end_id
     network.train()
-    weights = _weights(network, config, device=device, native=model.native)
-    optimizer = AdamW(
-        weights.masters.values(),
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(config.adam_beta1, config.adam_beta2),
-        epsilon=config.adam_epsilon,
-    )
+    weights, optimizer = _weights(network, config, device=device, native=model.native, fused=policy.kernels.taken)
     stream = Stream(
         kept,
         seed=config.seed,
@@ -178,10 +171,23 @@ def make_job(
     )
 
 
-def _weights(network: Any, config: Config, *, device: str, native: bool) -> Weights:
+def _weights(network: Any, config: Config, *, device: str, native: bool, fused: bool) -> tuple[Weights, AdamW]:
+    settings: dict[str, Any] = {
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "epsilon": config.adam_epsilon,
+    }
+    if fused:
+        from ongpu.training.flat import FlatAdamW, FlatWeights  # noqa: PLC0415 - imports Triton
+
+        network.fuse()
+        flat = FlatWeights(network, device=device)
+        return flat, FlatAdamW(flat, **settings)
+    weights = Weights(network, device=device, autocast=config.precision == "bfloat16")
     if config.precision == "bfloat16" and native:
-        return MasterWeights(network, device=device)
-    return Weights(network, device=device, autocast=config.precision == "bfloat16")
+        weights = MasterWeights(network, device=device)
+    return weights, AdamW(weights.masters.values(), **settings)
 
 
 def _computed(config: Config, policy: Policy) -> dict[str, object]:

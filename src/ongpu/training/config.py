@@ -62,6 +62,8 @@ class Config:
     """Compute the inside of each block again in the backward pass instead of keeping it: less memory, more time."""
     cuda_graph: str = "auto"
     """``auto``, ``always`` or ``never``: record a step once and replay it. The arithmetic stays the same."""
+    kernels: str = "auto"
+    """``auto``, ``always`` or ``never``: packed rows in bfloat16 on a GPU by kernels of our own (Triton)."""
     compile: str = "never"
     """``auto``, ``always`` or ``never``: compile the model's blocks with ``torch.compile``."""
     learning_rate: float = 1e-3
@@ -126,6 +128,7 @@ RULES: Final[Mapping[str, _Rule]] = {
     "precision": _one_of("float32", "bfloat16"),
     "loss_chunk_tokens": _COUNT,
     "cuda_graph": _one_of("auto", "always", "never"),
+    "kernels": _one_of("auto", "always", "never"),
     "compile": _one_of("auto", "always", "never"),
     "learning_rate": _POSITIVE,
     "lr_schedule": _one_of("constant", "linear", "cosine"),

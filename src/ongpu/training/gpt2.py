@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ongpu.training import weights
 from ongpu.training.attention import Layout, attend
-from ongpu.training.layers import Embedding, NotOfThisShapeError, through
+from ongpu.training.layers import Embedding, NotOfThisShapeError, fused_module, through, unfused
 from ongpu.training.loss import head_loss
 
 
@@ -165,6 +165,7 @@ class GPT2(nn.Module):
     def __init__(self, shape: GPT2Shape) -> None:
         super().__init__()
         self.shape = shape
+        self.fused: Any = None
         self.transformer = Transformer(shape)
 
     @property
@@ -178,8 +179,19 @@ class GPT2(nn.Module):
 
     def loss_sum(self, ids: Any, labels: Any, layout: Layout | None = None, *, chunk_tokens: int = 0) -> Any:
         """The cross-entropy in nats, summed over the labels that are not ``IGNORED``."""
+        if self.fused is not None and layout is not None:
+            hidden = self.fused.gpt2(self.transformer, ids, layout)
+            return self.fused.loss_sum(hidden, self.transformer.wte.weight, labels, chunk_tokens=chunk_tokens)
         hidden = self.transformer(ids, layout)
         return head_loss(hidden, self.transformer.wte.weight, labels, chunk_tokens=chunk_tokens)
+
+    def unfused(self) -> str:
+        """Why the kernels of ``fused.py`` cannot run this model here; empty where they can."""
+        return unfused(self.shape.width // self.shape.heads)
+
+    def fuse(self) -> None:
+        """Compute packed rows with the kernels of ``fused.py`` from now on; imports Triton."""
+        self.fused = fused_module()
 
     def recompute_blocks(self) -> None:
         """Keep nothing inside a block for the backward pass; compute it again there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -23,6 +24,22 @@ class Embedding(nn.Module):
     def forward(self, ids: Any) -> Any:
         """The vectors of ``ids``."""
         return functional.embedding(ids, self.weight)
+
+
+def unfused(head_width: int) -> str:
+    """Why the kernels of ``fused.py`` cannot run a model with heads of this width here; empty where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if head_width not in {32, 64, 128, 256}:
+        return f"they are not made for heads {head_width} wide"
+    return ""
+
+
+def fused_module() -> Any:
+    """``fused.py``, which imports Triton."""
+    from ongpu.training import fused  # noqa: PLC0415 - only a run that takes it pays its import
+
+    return fused
 
 
 def through(block: Any, x: Any, *rest: Any, recompute: bool) -> Any:

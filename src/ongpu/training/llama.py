@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ongpu.training import weights
 from ongpu.training.attention import Layout, attend
-from ongpu.training.layers import Embedding, NotOfThisShapeError, through
+from ongpu.training.layers import Embedding, NotOfThisShapeError, fused_module, through, unfused
 from ongpu.training.loss import head_loss
 
 FAMILY: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -208,12 +208,17 @@ class Body(nn.Module):
     def forward(self, ids: Any, layout: Layout | None) -> Any:
         """Token ids (rows, tokens) to vectors (rows, tokens, width)."""
         positions = torch.arange(ids.shape[1], device=ids.device) if layout is None else layout.positions
-        angles = positions.float()[:, None] * rotations(self.shape, device=ids.device)
-        turns = angles.cos()[:, None, :], angles.sin()[:, None, :]
+        cosine, sine = self.turns(positions)
+        turns = cosine[:, None, :], sine[:, None, :]
         x = self.embed_tokens(ids)
         for block in self.layers:
             x = through(block, x, turns, layout, recompute=self.recompute)
         return self.norm(x)
+
+    def turns(self, positions: Any) -> tuple[Any, Any]:
+        """Cosine and sine of the angles at ``positions``, each of shape (tokens, head width / 2), float32."""
+        angles = positions.float()[:, None] * rotations(self.shape, device=positions.device)
+        return angles.cos(), angles.sin()
 
 
 class Llama(nn.Module):
@@ -222,6 +227,7 @@ class Llama(nn.Module):
     def __init__(self, shape: LlamaShape, *, config: Mapping[str, object]) -> None:
         super().__init__()
         self.shape, self._config = shape, dict(config)
+        self.fused: Any = None
         self.model = Body(shape)
         if not shape.tied:
             self.lm_head = Linear(shape.width, shape.vocab_size)
@@ -242,7 +248,20 @@ class Llama(nn.Module):
 
     def loss_sum(self, ids: Any, labels: Any, layout: Layout | None = None, *, chunk_tokens: int = 0) -> Any:
         """The cross-entropy in nats, summed over the labels that are not ``IGNORED``."""
+        if self.fused is not None and layout is not None:
+            hidden = self.fused.llama(self.model, ids, layout)
+            return self.fused.loss_sum(hidden, self.head, labels, chunk_tokens=chunk_tokens)
         return head_loss(self.model(ids, layout), self.head, labels, chunk_tokens=chunk_tokens)
+
+    def unfused(self) -> str:
+        """Why the kernels of ``fused.py`` cannot run this model here; empty where they can."""
+        if self.shape.head_norm:
+            return "they do not know norms of heads"
+        return unfused(self.shape.head_width)
+
+    def fuse(self) -> None:
+        """Compute packed rows with the kernels of ``fused.py`` from now on; imports Triton."""
+        self.fused = fused_module()
 
     def recompute_blocks(self) -> None:
         """Keep nothing inside a block for the backward pass; compute it again there."""

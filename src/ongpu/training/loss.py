@@ -60,7 +60,9 @@ class ChunkedLoss(torch.autograd.Function):
     def backward(context: Any, *gradients: Any) -> tuple[Any, Any, None, None]:
         """Scale what forward kept."""
         to_hidden, to_head = context.saved_tensors
-        return to_hidden * gradients[0], (to_head * gradients[0]).to(context.head_dtype), None, None
+        # the factor stays float32: torch would round it to the type of the tensor it multiplies
+        scaled = (to_hidden.float() * gradients[0]).to(to_hidden.dtype)
+        return scaled, (to_head * gradients[0]).to(context.head_dtype), None, None
 
 
 def _autocast(hidden: Any) -> bool:

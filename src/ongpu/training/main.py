@@ -129,7 +129,8 @@ def _run(
     weights = sum(weight.numel() for weight in model.network.parameters())
     console.say(f"Model: {config.model}, {weights:,} parameters, {config.precision}")
     _check_room(folder.path, weights)
-    policies = policy.choose(config, device=chosen.kind, native=model.native)
+    unfused = model.network.unfused() if model.native else ""
+    policies = policy.choose(config, device=chosen.kind, native=model.native, unfused=unfused)
     if asked.explain:
         console.say(*(f"Choice: {choice}" for choice in policies.choices))
     evaluations: list[tuple[int, float]] = []

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ongpu.training.reduce import OneRank
+
 
 class AdamW(torch.optim.Optimizer):
     """Decoupled weight decay Adam (Loshchilov and Hutter 2019), fused.
@@ -52,6 +54,10 @@ class AdamW(torch.optim.Optimizer):
         """Every weight it updates."""
         for group in self.param_groups:
             yield from group["params"]
+
+    def clip(self, limit: float, reduction: OneRank) -> Any:
+        """Scale the gradients down to the norm ``limit``; returns the norm they had, of all ranks."""
+        return reduction.clip(list(self.weights()), limit)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As the base class does, without the wrapper that imports ``torch._dynamo``."""

@@ -11,6 +11,7 @@ GRAPH_FROM_STEPS: Final = 10
 """Recording costs about three steps; below this it is not earned back with a margin."""
 GRAPH_MICRO_STEPS: Final = 8
 """A recorded step holds every micro-step, and its size grows with them."""
+KERNELS_FROM_STEPS: Final = 1
 COMPILE_FROM_STEPS: Final = 2000
 """Compiling cold took about 30 s on one H100 for GPT-2 124M (2026-11-22), where it saved 1.7 ms of a step of
 4 records and more of larger ones."""
@@ -33,6 +34,7 @@ class Policy:
     """What a run does beyond the plain loop."""
 
     cuda_graph: Choice
+    kernels: Choice
     compile: Choice
     packing: Choice
     loss_chunks: Choice
@@ -41,14 +43,19 @@ class Policy:
     @property
     def choices(self) -> tuple[Choice, ...]:
         """All of them, in the order in which they are printed."""
-        return (self.packing, self.loss_chunks, self.recompute, self.cuda_graph, self.compile)
+        return (self.packing, self.loss_chunks, self.recompute, self.kernels, self.cuda_graph, self.compile)
 
 
-def choose(config: Config, *, device: str, native: bool) -> Policy:
-    """Decide from the configuration, the device and whether the model is one of ours."""
+def choose(config: Config, *, device: str, native: bool, unfused: str = "") -> Policy:
+    """Decide from the configuration, the device and whether the model is one of ours.
+
+    ``unfused`` says why the kernels of ``fused.py`` cannot run it, and is empty where they can.
+    """
+    kernels = _kernels(config, device=device, native=native, unfused=unfused)
     return Policy(
         cuda_graph=_cuda_graph(config, device=device, native=native),
-        compile=_compile(config, device=device, native=native),
+        kernels=kernels,
+        compile=_compile(config, device=device, native=native, fused=kernels.taken),
         packing=_asked("packing", wanted=config.packing, otherwise="one record a row", native=native),
         loss_chunks=_asked(
             "loss in chunks", wanted=config.loss_chunk_tokens > 0, otherwise="all its logits at once", native=native
@@ -85,7 +92,32 @@ def _cuda_graph(config: Config, *, device: str, native: bool) -> Choice:
     return choice("shapes are the same in every step, and launching a step costs more than replaying it", taken=True)
 
 
-def _compile(config: Config, *, device: str, native: bool) -> Choice:
+def _kernels(config: Config, *, device: str, native: bool, unfused: str) -> Choice:
+    def choice(reason: str, *, taken: bool = False) -> Choice:
+        return Choice(what="kernels of our own", taken=taken, reason=reason)
+
+    if device != "cuda":
+        return choice("the device is not a GPU")
+    if config.kernels == "never":
+        return choice("the configuration says never")
+    if not native:
+        return choice("a model of transformers is run as it is")
+    if config.precision != "bfloat16":
+        return choice(f"they are for bfloat16, and this is {config.precision}")
+    if not config.packing:
+        return choice("they are for packed rows")
+    if config.compile == "always":
+        return choice("the configuration wants the blocks compiled")
+    if unfused:
+        return choice(unfused)
+    if config.kernels == "always":
+        return choice("the configuration says always", taken=True)
+    if config.max_steps < KERNELS_FROM_STEPS:
+        return choice(f"{config.max_steps} steps do not earn back the import of Triton")
+    return choice("memory is read once where the plain operations read it two to ten times", taken=True)
+
+
+def _compile(config: Config, *, device: str, native: bool, fused: bool) -> Choice:
     def choice(reason: str, *, taken: bool = False) -> Choice:
         return Choice(what="blocks compiled", taken=taken, reason=reason)
 
@@ -97,6 +129,8 @@ def _compile(config: Config, *, device: str, native: bool) -> Choice:
         return choice("the configuration says always", taken=True)
     if device != "cuda":
         return choice("the device is not a GPU")
+    if fused:
+        return choice("kernels of our own do what it would do")
     if config.max_steps < COMPILE_FROM_STEPS:
         return choice(
             f"{config.max_steps} steps are fewer than {COMPILE_FROM_STEPS}: compiling cold takes half a minute"

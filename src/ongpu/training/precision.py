@@ -31,12 +31,21 @@ class Weights:
         return torch.autocast(self._device, torch.bfloat16) if self._autocast else contextlib.nullcontext()
 
     def forget_gradients(self) -> None:
-        """Before the first micro-step of a step."""
+        """Give up the gradients."""
         for weight in self.masters.values():
             weight.grad = None
 
-    def gather_gradients(self, *, first: bool) -> None:
-        """After each backward pass; ``first`` of its step."""
+    def begin(self, *, first: bool) -> None:
+        """Before each micro-step; ``first`` of its step."""
+        if first:
+            self.forget_gradients()
+
+    def gather_gradients(self, *, first: bool, whole: bool) -> None:
+        """After each backward pass; ``first`` of its step, or ``whole`` where it is the only one."""
+
+    def gradients(self) -> list[Any]:
+        """What the optimizer is about to read, after the last micro-step of a step."""
+        return [weight.grad for weight in self.masters.values() if weight.grad is not None]
 
     def publish(self) -> None:
         """After each update of the masters."""
@@ -73,7 +82,7 @@ class MasterWeights(Weights):
         for _, weight in self._pairs:
             weight.grad = None
 
-    def gather_gradients(self, *, first: bool) -> None:
+    def gather_gradients(self, *, first: bool, whole: bool) -> None:  # noqa: ARG002 - one way for both
         """Copy the copies' gradients to the masters' in float32, or add them."""
         put = torch._foreach_copy_ if first else torch._foreach_add_
         put([master.grad for master, _ in self._pairs], [weight.grad for _, weight in self._pairs])

@@ -42,18 +42,18 @@ def gradients(
     not finite the optimizer is told, on the device, to withhold this update and every later one, until somebody
     reads the loss and stops.
     """
-    weights.forget_gradients()
     whole = len(batches) == 1
     total = torch.zeros_like(optimizer.withhold)
     for place, batch in enumerate(batches):
+        weights.begin(first=place == 0)
         with weights.arithmetic():
             loss = weights.model.loss_sum(batch.ids, batch.labels, batch.layout, chunk_tokens=config.loss_chunk_tokens)
             loss = loss * batch.share
         reduction.backward(loss, whole=whole)
-        weights.gather_gradients(first=place == 0)
+        weights.gather_gradients(first=place == 0, whole=whole)
         total = total + loss.detach()
     total = reduction.close(total, whole=whole)
-    norm = reduction.clip(list(optimizer.weights()), config.max_grad_norm or math.inf)
+    norm = optimizer.clip(config.max_grad_norm or math.inf, reduction)
     finite = torch.isfinite(total) & torch.isfinite(norm)
     optimizer.withhold.copy_(torch.maximum(optimizer.withhold, (~finite).float()))
     return torch.stack([total, norm])

@@ -1,0 +1,512 @@
+"""The Triton kernels of the fast path: what a step does between its matrix products, each in one pass over memory.
+
+Every function here takes CUDA tensors of shape (tokens, width), bfloat16 unless said otherwise, computes in float32
+and stores what it returns in the type of its input. Sums over tokens are made in a fixed order, so a run repeats
+itself. Importing this module imports Triton; ``fused.py`` puts the functions together and gives them gradients.
+"""
+
+# Triton reads the source of kernels: their parameters are pointers and sizes, and its language is not typed.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, operator, index"
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import torch
+import triton
+import triton.language as tl
+
+_PROGRAMS: Final = 1056
+"""Programs that walk over the tokens of a norm and keep sums: eight for each of the 132 multiprocessors of an H100."""
+_TILE: Final = 32
+"""Tokens of a tile of those kernels that walk down columns."""
+
+
+def _next_power(width: int) -> int:
+    return 1 << (width - 1).bit_length()
+
+
+def _warps(block: int) -> int:
+    return min(16, max(1, block // 512))
+
+
+@triton.jit
+def _add_norm_kernel(
+    x, delta, bias, weight, shift, total, out, mean, scale, width, epsilon,
+    HAS_DELTA: tl.constexpr, HAS_BIAS: tl.constexpr, CENTERED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    at = row.to(tl.int64) * width + column
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if HAS_DELTA:
+        value += tl.load(delta + at, mask=inside, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            value += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+        rounded = value.to(total.dtype.element_ty)
+        tl.store(total + at, rounded, mask=inside)
+        value = rounded.to(tl.float32)
+    gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    if CENTERED:
+        middle = tl.sum(value, 0) / width
+        tl.store(mean + row, middle)
+        value = tl.where(inside, value - middle, 0.0)
+    factor = tl.rsqrt(tl.sum(value * value, 0) / width + epsilon)
+    tl.store(scale + row, factor)
+    result = value * factor * gain
+    if CENTERED:
+        result += tl.load(shift + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, result.to(out.dtype.element_ty), mask=inside)
+
+
+def add_norm(
+    x: Any, delta: Any | None, bias: Any | None, weight: Any, shift: Any | None, *, epsilon: float
+) -> tuple[Any, Any, Any, Any]:
+    """``total = x + delta + bias`` and its norm: a layer norm where there is a ``shift``, else root-mean-square.
+
+    Returns total (``x`` itself without a ``delta``), the normalized tensor, and what the backward pass needs: mean
+    and 1 / deviation of each token, float32.
+    """
+    tokens, width = x.shape
+    total = x if delta is None else torch.empty_like(x)
+    out = torch.empty_like(x)
+    mean = torch.empty(tokens if shift is not None else 0, dtype=torch.float32, device=x.device)
+    scale = torch.empty(tokens, dtype=torch.float32, device=x.device)
+    block = _next_power(width)
+    _add_norm_kernel[(tokens,)](
+        x, delta, bias, weight, shift, total, out, mean, scale, width, epsilon,
+        HAS_DELTA=delta is not None, HAS_BIAS=bias is not None, CENTERED=shift is not None, BLOCK=block,
+        num_warps=_warps(block),
+    )  # fmt: skip
+    return total, out, mean, scale
+
+
+@triton.jit
+def _add_norm_backward_kernel(
+    total, weight, mean, scale, slope, slope_total, result, sums, tokens, width,
+    HAS_SLOPE_TOTAL: tl.constexpr, HAS_BIAS: tl.constexpr, CENTERED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    to_weight = tl.zeros([BLOCK], dtype=tl.float32)
+    to_shift = tl.zeros([BLOCK], dtype=tl.float32)
+    to_bias = tl.zeros([BLOCK], dtype=tl.float32)
+    for row in range(program, tokens, programs):
+        at = (tl.zeros([BLOCK], dtype=tl.int64) + row) * width + column
+        value = tl.load(total + at, mask=inside, other=0.0).to(tl.float32)
+        incoming = tl.load(slope + at, mask=inside, other=0.0).to(tl.float32)
+        factor = tl.load(scale + row)
+        if CENTERED:
+            value = value - tl.load(mean + row)
+        value = tl.where(inside, value * factor, 0.0)
+        to_weight += incoming * value
+        weighted = incoming * gain
+        change = weighted - value * (tl.sum(value * weighted, 0) / width)
+        if CENTERED:
+            to_shift += incoming
+            change -= tl.sum(weighted, 0) / width
+        change = change * factor
+        if HAS_SLOPE_TOTAL:
+            change += tl.load(slope_total + at, mask=inside, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            to_bias += change
+        tl.store(result + at, change.to(result.dtype.element_ty), mask=inside)
+    here = sums + program * 3 * width + column
+    tl.store(here, to_weight, mask=inside)
+    if CENTERED:
+        tl.store(here + width, to_shift, mask=inside)
+    if HAS_BIAS:
+        tl.store(here + 2 * width, to_bias, mask=inside)
+
+
+def add_norm_backward(
+    total: Any, weight: Any, mean: Any, scale: Any, slope: Any, slope_total: Any | None, *, has_bias: bool
+) -> tuple[Any, Any, Any, Any]:
+    """From the slopes of :func:`add_norm`'s two outputs to those of x (and delta), weight, shift and bias.
+
+    The last two mean nothing where there was no shift or no bias.
+    """
+    tokens, width = total.shape
+    result = torch.empty_like(total)
+    programs = min(_PROGRAMS, -(-tokens // 4))
+    sums = torch.empty(programs, 3 * width, dtype=torch.float32, device=total.device)
+    block = _next_power(width)
+    _add_norm_backward_kernel[(programs,)](
+        total, weight, mean, scale, slope, slope_total, result, sums, tokens, width,
+        HAS_SLOPE_TOTAL=slope_total is not None, HAS_BIAS=has_bias, CENTERED=mean.numel() > 0, BLOCK=block,
+        num_warps=_warps(block),
+    )  # fmt: skip
+    to_weight, to_shift, to_bias = _add_up(sums, weight.dtype).view(3, width)
+    return result, to_weight, to_shift, to_bias
+
+
+@triton.jit
+def _add_up_kernel(parts, out, count, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < width
+    total = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
+    for first in range(0, count, ROWS):
+        row = first + tl.arange(0, ROWS)
+        mask = (row < count)[:, None] & inside[None, :]
+        total += tl.load(parts + row[:, None] * width + column[None, :], mask=mask, other=0.0)
+    tl.store(out + column, tl.sum(total, 0).to(out.dtype.element_ty), mask=inside)
+
+
+def _add_up(parts: Any, kind: torch.dtype) -> Any:
+    """The sum of float32 ``parts`` over their first dimension, as ``kind``."""
+    count, width = parts.shape
+    out = torch.empty(width, dtype=kind, device=parts.device)
+    _add_up_kernel[(triton.cdiv(width, 32),)](parts, out, count, width, ROWS=64, COLUMNS=32, num_warps=4)
+    return out
+
+
+@triton.jit
+def _gelu_kernel(product, bias, out, width, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    value = tl.load(product + at, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(bias + at % width, mask=inside, other=0.0).to(tl.float32)
+    # 0.5 (1 + tanh u) is sigmoid(2 u)
+    twice = 1.5957691216057308 * value * (1.0 + 0.044715 * value * value)
+    tl.store(out + at, (value * tl.sigmoid(twice)).to(out.dtype.element_ty), mask=inside)
+
+
+def bias_gelu(product: Any, bias: Any) -> Any:
+    """GELU in its tanh form, of ``product + bias``."""
+    out = torch.empty_like(product)
+    size = product.numel()
+    _gelu_kernel[(triton.cdiv(size, 2048),)](product, bias, out, product.shape[1], size, BLOCK=2048, num_warps=8)
+    return out
+
+
+@triton.jit
+def _gelu_backward_kernel(
+    product, bias, slope, result, sums, tokens, width, per_program, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    group = tl.program_id(1)
+    inside = column < width
+    added = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    total = tl.zeros([COLUMNS], dtype=tl.float32)
+    for step in range(0, per_program, ROWS):
+        row = group * per_program + step + tl.arange(0, ROWS)
+        mask = (row < tokens)[:, None] & inside[None, :]
+        at = row.to(tl.int64)[:, None] * width + column[None, :]
+        value = tl.load(product + at, mask=mask, other=0.0).to(tl.float32) + added[None, :]
+        square = value * value
+        half = tl.sigmoid(1.5957691216057308 * value * (1.0 + 0.044715 * square))
+        inner = 1.5957691216057308 * (1.0 + 0.134145 * square)
+        change = tl.load(slope + at, mask=mask, other=0.0).to(tl.float32) * (half + value * half * (1.0 - half) * inner)
+        tl.store(result + at, change.to(result.dtype.element_ty), mask=mask)
+        total += tl.sum(change, 0)
+    tl.store(sums + group * width + column, total, mask=inside)
+
+
+def bias_gelu_backward(product: Any, bias: Any, slope: Any) -> tuple[Any, Any]:
+    """The slopes of :func:`bias_gelu`'s product and bias."""
+    tokens, width = product.shape
+    groups, per_program = _groups(tokens)
+    result = torch.empty_like(product)
+    sums = torch.empty(groups, width, dtype=torch.float32, device=product.device)
+    _gelu_backward_kernel[(triton.cdiv(width, 128), groups)](
+        product, bias, slope, result, sums, tokens, width, per_program, ROWS=_TILE, COLUMNS=128, num_warps=8
+    )
+    return result, _add_up(sums, bias.dtype)
+
+
+def _groups(tokens: int) -> tuple[int, int]:
+    """How many programs share the tokens of a column, and how many tokens each takes."""
+    per_program = _TILE * max(1, tokens // (_TILE * 64))
+    return -(-tokens // per_program), per_program
+
+
+@triton.jit
+def _gate_kernel(both, out, width, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    row = at // width
+    gate = tl.load(both + at + row * width, mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(both + at + row * width + width, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, (gate * tl.sigmoid(gate) * value).to(out.dtype.element_ty), mask=inside)
+
+
+def gated(both: Any) -> Any:
+    """``silu(gate) * value``; ``both`` is (tokens, 2 * width), gates first."""
+    tokens, width = both.shape[0], both.shape[1] // 2
+    out = both.new_empty(tokens, width)
+    size = tokens * width
+    _gate_kernel[(triton.cdiv(size, 2048),)](both, out, width, size, BLOCK=2048, num_warps=8)
+    return out
+
+
+@triton.jit
+def _gate_backward_kernel(both, slope, result, width, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    first = at + (at // width) * width
+    gate = tl.load(both + first, mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(both + first + width, mask=inside, other=0.0).to(tl.float32)
+    incoming = tl.load(slope + at, mask=inside, other=0.0).to(tl.float32)
+    half = tl.sigmoid(gate)
+    to_gate = incoming * value * half * (1.0 + gate * (1.0 - half))
+    tl.store(result + first, to_gate.to(result.dtype.element_ty), mask=inside)
+    tl.store(result + first + width, (incoming * gate * half).to(result.dtype.element_ty), mask=inside)
+
+
+def gated_backward(both: Any, slope: Any) -> Any:
+    """The slope of :func:`gated`'s input."""
+    result = torch.empty_like(both)
+    size = slope.numel()
+    _gate_backward_kernel[(triton.cdiv(size, 2048),)](
+        both, slope, result, slope.shape[1], size, BLOCK=2048, num_warps=8
+    )
+    return result
+
+
+@triton.jit
+def _turn_kernel(packed, cosine, sine, tokens, row_width, HALF: tl.constexpr, ROWS: tl.constexpr):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    head = tl.program_id(1)
+    lane = tl.arange(0, HALF)
+    mask = (row < tokens)[:, None] & (lane < HALF)[None, :]
+    at = row.to(tl.int64)[:, None] * row_width + head * 2 * HALF + lane[None, :]
+    turn = row[:, None] * HALF + lane[None, :]
+    cos, sin = tl.load(cosine + turn, mask=mask, other=0.0), tl.load(sine + turn, mask=mask, other=0.0)
+    first = tl.load(packed + at, mask=mask, other=0.0).to(tl.float32)
+    second = tl.load(packed + at + HALF, mask=mask, other=0.0).to(tl.float32)
+    tl.store(packed + at, (first * cos - second * sin).to(packed.dtype.element_ty), mask=mask)
+    tl.store(packed + at + HALF, (second * cos + first * sin).to(packed.dtype.element_ty), mask=mask)
+
+
+def turn_(packed: Any, cosine: Any, sine: Any, *, heads: int) -> None:
+    """Rotate the first ``heads`` heads of each token in place; ``cosine`` and ``sine`` are (tokens, head width / 2)."""
+    tokens, row_width = packed.shape
+    _turn_kernel[(triton.cdiv(tokens, _TILE), heads)](
+        packed, cosine, sine, tokens, row_width, HALF=cosine.shape[1], ROWS=_TILE, num_warps=4
+    )
+
+
+@triton.jit
+def _pack_kernel(
+    query, key, value, cosine, sine, packed, sums, tokens, per_program,
+    HEADS: tl.constexpr, KEYS: tl.constexpr, TURNED: tl.constexpr, SUMMED: tl.constexpr,
+    HALF: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    head, group = tl.program_id(0), tl.program_id(1)
+    lane = tl.arange(0, HALF)
+    width: tl.constexpr = 2 * HALF
+    row_width: tl.constexpr = (HEADS + 2 * KEYS) * width
+    turned = TURNED
+    if head < HEADS:
+        source, place, source_width = query, head, HEADS * width
+    elif head < HEADS + KEYS:
+        source, place, source_width = key, head - HEADS, KEYS * width
+    else:
+        source, place, source_width = value, head - HEADS - KEYS, KEYS * width
+    is_value = head >= HEADS + KEYS
+    first_sum = tl.zeros([HALF], dtype=tl.float32)
+    second_sum = tl.zeros([HALF], dtype=tl.float32)
+    for step in range(0, per_program, ROWS):
+        row = group * per_program + step + tl.arange(0, ROWS)
+        mask = (row < tokens)[:, None] & (lane < HALF)[None, :]
+        at = row.to(tl.int64)[:, None] * source_width + place * width + lane[None, :]
+        first = tl.load(source + at, mask=mask, other=0.0).to(tl.float32)
+        second = tl.load(source + at + HALF, mask=mask, other=0.0).to(tl.float32)
+        if turned:
+            turn = row[:, None] * HALF + lane[None, :]
+            cos, sin = tl.load(cosine + turn, mask=mask, other=0.0), tl.load(sine + turn, mask=mask, other=0.0)
+            cos, sin = tl.where(is_value, 1.0, cos), tl.where(is_value, 0.0, sin)
+            first, second = first * cos + second * sin, second * cos - first * sin
+        to = row.to(tl.int64)[:, None] * row_width + head * width + lane[None, :]
+        tl.store(packed + to, first.to(packed.dtype.element_ty), mask=mask)
+        tl.store(packed + to + HALF, second.to(packed.dtype.element_ty), mask=mask)
+        if SUMMED:
+            first_sum += tl.sum(first, 0)
+            second_sum += tl.sum(second, 0)
+    if SUMMED:
+        here = sums + group * row_width + head * width + lane
+        tl.store(here, first_sum)
+        tl.store(here + HALF, second_sum)
+
+
+def pack(query: Any, key: Any, value: Any, turns: tuple[Any, Any] | None, *, summed: bool) -> tuple[Any, Any | None]:
+    """Put (tokens, heads, head width) slopes side by side, turned back; with ``summed`` their sum over the tokens."""
+    tokens, heads, width = query.shape
+    keys = key.shape[1]
+    packed = query.new_empty(tokens, (heads + 2 * keys) * width)
+    groups, per_program = _groups(tokens)
+    sums = torch.empty(groups, packed.shape[1], dtype=torch.float32, device=query.device) if summed else None
+    cosine, sine = turns or (None, None)
+    _pack_kernel[(heads + 2 * keys, groups)](
+        query, key, value, cosine, sine, packed, sums, tokens, per_program,
+        HEADS=heads, KEYS=keys, TURNED=turns is not None, SUMMED=summed, HALF=width // 2, ROWS=_TILE, num_warps=4,
+    )  # fmt: skip
+    return packed, None if sums is None else _add_up(sums, packed.dtype)
+
+
+@triton.jit
+def _cross_entropy_kernel(logits, labels, losses, width, ignored, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    here = logits + row.to(tl.int64) * width
+    wanted = tl.load(labels + row)
+    lane = tl.arange(0, BLOCK)
+    if wanted == ignored:
+        tl.store(losses + row, 0.0)
+        for first in range(0, width, BLOCK):
+            column = first + lane
+            tl.store(here + column, tl.zeros([BLOCK], dtype=logits.dtype.element_ty), mask=column < width)
+    else:
+        most = tl.full([BLOCK], float("-inf"), dtype=tl.float32)
+        total = tl.zeros([BLOCK], dtype=tl.float32)
+        for first in range(0, width, BLOCK):
+            column = first + lane
+            value = tl.load(here + column, mask=column < width, other=float("-inf")).to(tl.float32)
+            higher = tl.maximum(most, value)
+            # a lane that has seen nothing yet has -inf twice, whose difference is not a number
+            grown = tl.where(most == float("-inf"), 0.0, total * tl.exp(most - higher))
+            total = grown + tl.where(value == float("-inf"), 0.0, tl.exp(value - higher))
+            most = higher
+        top = tl.max(most, 0)
+        norm = tl.sum(tl.where(most == float("-inf"), 0.0, total * tl.exp(most - top)), 0)
+        at_label = tl.load(here + wanted).to(tl.float32)
+        tl.store(losses + row, tl.log(norm) + top - at_label)
+        tl.debug_barrier()  # the logit of the label is read before its place is written
+        for first in range(0, width, BLOCK):
+            column = first + lane
+            value = tl.load(here + column, mask=column < width, other=float("-inf")).to(tl.float32)
+            slope = tl.exp(value - top) / norm - tl.where(column == wanted, 1.0, 0.0)
+            tl.store(here + column, slope.to(logits.dtype.element_ty), mask=column < width)
+
+
+def cross_entropy_(logits: Any, labels: Any, *, ignored: int) -> Any:
+    """The loss of each row in nats, float32; the logits are replaced by its slope. ``ignored`` labels give zeros."""
+    rows, width = logits.shape
+    losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    _cross_entropy_kernel[(rows,)](
+        logits, labels, losses, width, ignored, BLOCK=min(8192, _next_power(width)), num_warps=16
+    )
+    return losses
+
+
+@triton.jit
+def _scale_kernel(x, factor, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + at, mask=at < size).to(tl.float32) * tl.load(factor)
+    tl.store(x + at, value.to(x.dtype.element_ty), mask=at < size)
+
+
+def scale_(x: Any, factor: Any) -> None:
+    """Multiply by a float32 number that is on the device; torch would round it to the type of ``x`` first."""
+    _scale_kernel[(triton.cdiv(x.numel(), 2048),)](x, factor, x.numel(), BLOCK=2048, num_warps=8)
+
+
+BLOCK: Final = 4096
+"""Elements of a flat buffer that one program of the optimizer's kernels takes; no block holds two tensors."""
+
+
+@triton.jit
+def _gradient(pointers, owner, start, size, lane, KIND: tl.constexpr):
+    base = tl.load(pointers + owner).to(tl.pointer_type(KIND))
+    place = start.to(tl.int64) * 4096 + lane
+    return tl.load(base + place, mask=place < size, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _squares_kernel(pointers, owners, starts, sizes, partial, KIND: tl.constexpr, BLOCK: tl.constexpr):
+    program = tl.program_id(0)
+    owner = tl.load(owners + program)
+    gradient = _gradient(pointers, owner, tl.load(starts + program), tl.load(sizes + owner), tl.arange(0, BLOCK), KIND)
+    tl.store(partial + program, tl.sum(gradient * gradient, 0))
+
+
+@triton.jit
+def _adamw_kernel(
+    pointers, owners, starts, sizes, decays, weights, average, square, copies, step_count, norm, withhold,
+    learning_rate, log_beta1, log_beta2, beta1, beta2, epsilon, max_norm, KIND: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    if tl.load(withhold) == 0.0:
+        program = tl.program_id(0)
+        lane = tl.arange(0, BLOCK)
+        owner = tl.load(owners + program)
+        gradient = _gradient(pointers, owner, tl.load(starts + program), tl.load(sizes + owner), lane, KIND)
+        gradient *= tl.minimum(1.0, max_norm / (tl.load(norm) + 1e-6))
+        steps = tl.load(step_count).to(tl.float64)
+        correction1 = (1.0 - tl.exp(steps * log_beta1)).to(tl.float32)
+        correction2 = (1.0 - tl.exp(steps * log_beta2)).to(tl.float32)
+        at = program.to(tl.int64) * BLOCK + lane
+        weight = tl.load(weights + at)
+        weight -= learning_rate * tl.load(decays + owner) * weight
+        first = tl.load(average + at)
+        first += (gradient - first) * (1.0 - beta1)
+        second = tl.load(square + at) * beta2 + (1.0 - beta2) * gradient * gradient
+        weight -= (learning_rate / correction1) * first / (tl.sqrt(second) / tl.sqrt(correction2) + epsilon)
+        tl.store(average + at, first)
+        tl.store(square + at, second)
+        tl.store(weights + at, weight)
+        tl.store(copies + at, weight.to(copies.dtype.element_ty))
+
+
+class Blocks:
+    """Which tensor each block of a flat buffer belongs to, on the device, and where the tensors' gradients are."""
+
+    def __init__(self, sizes: list[int], decays: list[float], *, device: Any) -> None:
+        counts = torch.tensor([-(-size // BLOCK) for size in sizes])
+        owners = torch.repeat_interleave(torch.arange(len(sizes)), counts)
+        starts = torch.arange(len(owners)) - (counts.cumsum(0) - counts)[owners]
+        self.count = len(owners)
+        self._owners, self._starts = owners.int().to(device), starts.int().to(device)
+        self._sizes = torch.tensor(sizes).to(device)
+        self._decays = torch.tensor(decays, dtype=torch.float32).to(device)
+        self._pointers = torch.zeros(len(sizes), dtype=torch.int64, device=device)
+        self._recorded = torch.zeros(len(sizes), dtype=torch.int64, pin_memory=torch.cuda.is_available())
+        self._known: list[int] = []
+        self._kind: Any = None
+
+    def take(self, gradients: list[Any]) -> None:
+        """Note where the gradients are; called while a step is recorded, the recording notes it at each replay."""
+        places = [gradient.data_ptr() for gradient in gradients]
+        self._kind = tl.bfloat16 if gradients[0].dtype == torch.bfloat16 else tl.float32
+        if torch.cuda.is_current_stream_capturing():
+            self._recorded.copy_(torch.tensor(places))
+            self._pointers.copy_(self._recorded, non_blocking=True)
+            self._known = []
+        elif places != self._known:
+            self._pointers.copy_(torch.tensor(places), non_blocking=True)
+            self._known = places
+
+    def norm(self) -> Any:
+        """The norm of all gradients, float32."""
+        partial = torch.empty(self.count, dtype=torch.float32, device=self._sizes.device)
+        _squares_kernel[(self.count,)](
+            self._pointers, self._owners, self._starts, self._sizes, partial, KIND=self._kind, BLOCK=BLOCK, num_warps=4
+        )
+        return partial.sum().sqrt()
+
+    def update(
+        self,
+        *,
+        weights: Any,
+        average: Any,
+        square: Any,
+        copies: Any,
+        step_count: Any,
+        norm: Any,
+        withhold: Any,
+        learning_rate: float,
+        betas: tuple[float, float],
+        epsilon: float,
+        max_norm: float,
+    ) -> None:
+        """One AdamW update of the flat float32 ``weights`` and its state, rounded into the flat ``copies``.
+
+        Gradients are scaled down where their ``norm`` is above ``max_norm``; nothing happens where ``withhold`` is 1.
+        """
+        _adamw_kernel[(self.count,)](
+            self._pointers, self._owners, self._starts, self._sizes, self._decays, weights, average, square, copies,
+            step_count, norm, withhold, learning_rate, math.log(betas[0]), math.log(betas[1]), *betas, epsilon,
+            max_norm, KIND=self._kind, BLOCK=BLOCK, num_warps=8,
+        )  # fmt: skip
