@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
+import tempfile
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from ongpu.environment import (
 )
 from ongpu.machine.process import RealProcesses
 
+PAYLOAD = Path(__file__).parents[2] / "src/ongpu/payload/read_environment.py"
 VERSION = (
     "from typing import Optional\n__all__ = ['__version__', 'cuda', 'hip']\n"
     "__version__ = {!r}\ncuda: Optional[str] = {!r}\nhip: Optional[str] = {!r}\n"
@@ -185,8 +189,9 @@ def test_reading_leaves_nothing_behind(made: Path) -> None:
 
 @pytest.mark.process
 def test_the_payload_imports_only_the_standard_library(made: Path) -> None:
-    script = Path(__file__).parents[2] / "src/ongpu/payload/read_environment.py"
-    line = f"import runpy, sys; sys.modules['torch'] = None; runpy.run_path({str(script)!r}, run_name='x'); print('ok')"
+    line = (
+        f"import runpy, sys; sys.modules['torch'] = None; runpy.run_path({str(PAYLOAD)!r}, run_name='x'); print('ok')"
+    )
     done = subprocess.run([python_of(made), "-I", "-S", "-c", line], capture_output=True, text=True, check=True)
     assert done.stdout == "ok\n"
 
@@ -262,3 +267,40 @@ def test_a_torch_that_pip_put_over_condas(made: Path) -> None:
     (made / "torch-2.14.1+cu126.dist-info/INSTALLER").write_text("pip\n")
     mixed = read_environment(python_of(made), processes=RealProcesses())
     assert any("put by pip over the one conda installed" in one for one in mixed.problems)
+
+
+LINES = st.lists(
+    st.sampled_from(
+        [
+            "Name: one",
+            "name:two",
+            "Version: 1.0",
+            "Version:  2.0",
+            "Requires-Dist: torch>=2; extra == 'a'",
+            "Requires-Dist: numpy",
+            "License: of several",
+            "        lines",
+            "        ",
+            "\tand a tab",
+            "Description-Content-Type: text/markdown",
+            "",
+            "a line of the description: Name: three",
+        ]
+    ),
+    max_size=12,
+)
+READ_WHEEL = runpy.run_path(str(PAYLOAD), run_name="read_environment")["_wheel"]
+
+
+@given(LINES, st.sampled_from(["\n", "\r\n"]))
+def test_metadata_is_read_as_importlib_reads_it(lines: list[str], ending: str) -> None:
+    text = ending.join(["Metadata-Version: 2.1", *lines])
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "METADATA").write_bytes(text.encode())
+        name, version, requires, _, _ = READ_WHEEL(folder)
+        told = metadata.Distribution.at(Path(folder)).metadata
+    both = [(name, version, *requires), (told["Name"], told["Version"], *(told.get_all("Requires-Dist") or []))]
+    ours, theirs = (
+        [one and one.split() for one in fields] for fields in both
+    )  # folded lines are joined by each its way
+    assert ours == theirs
