@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -60,13 +61,14 @@ class Rule:
 
     ``needs`` and ``unless`` name rules that must, or must not, have fired anywhere in the log; ``near`` names
     rules of which one must have fired at most ``within`` lines before (or ``after`` lines after) the hit, and
-    ``not_near`` those of which none may have.
+    ``not_near`` those of which none may have. ``codes`` are the numbers that ``{code}`` in a literal stands for.
     """
 
     id: str
     cause: Cause | None
     strength: Strength
     match: tuple[tuple[str, ...], ...]
+    codes: tuple[int, ...]
     none: tuple[str, ...]
     needs: tuple[str, ...]
     unless: tuple[str, ...]
@@ -105,7 +107,39 @@ DERIVED: Final = frozenset(
         "fact-gpu-turing-or-newer",
     }
 )
-_RULE_KEYS: Final = frozenset(field.name for field in fields(Rule))
+# What a literal may hold for a number of the rule's ``codes``: any of them, or only one too large to be met by chance.
+ANY_CODE: Final = "{code}"
+LARGE_CODE: Final = "{large}"
+# Any number whatever.
+NUMBER: Final = "{number}"
+_SMALLEST_LARGE_CODE: Final = 35
+# How programs print the number of a CUDA error.
+_CUDA_FORMS: Final = (
+    ("cuda runtime error ({code})",),
+    ("cuda", "({code} vs. 0)"),
+    ("cuda", "code={code}("),
+    *(
+        (maker, form)
+        for maker in ("cuda", "cuinit", "nvml")
+        for form in (
+            "error {large}",
+            "error={large}",
+            "error: {large}",
+            "error ({large})",
+            "error code {large}",
+            "error code: {large}",
+            "error code={large}",
+            "failure: {large}",
+            "err: {large}",
+            "status: {large}",
+            "returned {large}",
+        )
+    ),
+)
+_XID_FORMS: Final = (("xid", "): {code}"), ("xid {code}",), ("xid: {code}",), ("xid={code}",), ("xid error {code}",))
+# Where the name of a package stands in a traceback: Python's frames, paths of any tool, native frames of Windows.
+_FRAMES: Final = ('file "', "-packages")
+_RULE_KEYS: Final = frozenset(field.name for field in fields(Rule)) | {"xids", "frames"}
 
 
 def parse_causes(data: bytes) -> CauseCatalog:
@@ -115,7 +149,8 @@ def parse_causes(data: bytes) -> CauseCatalog:
     missing = set(Cause) - set(causes)
     if missing:
         raise ValueError(f"causes.toml: no entry for {sorted(missing)}")
-    rules = tuple(map(_rule, document["rule"]))
+    lines = {raw["id"]: raw["match"] for raw in document["rule"] if isinstance(raw["match"], list)}
+    rules = tuple(_rule(raw | {"match": lines.get(str(raw["match"]), raw["match"])}) for raw in document["rule"])
     _check(rules)
     return CauseCatalog(causes=causes, rules=rules)
 
@@ -150,7 +185,13 @@ def _rule(raw: dict[str, Any]) -> Rule:
     where = raw.get("id", "a rule without id")
     if set(raw) - _RULE_KEYS:
         raise ValueError(f"causes.toml: {where}: unknown fields {sorted(set(raw) - _RULE_KEYS)}")
-    match = tuple(tuple(group) for group in raw["match"])
+    codes, xids = raw.get("codes", []), raw.get("xids", [])
+    if codes and xids:
+        raise ValueError(f"causes.toml: {where}: give codes or xids, not both: one number means different things")
+    forms = _XID_FORMS if xids else _CUDA_FORMS if codes else ()
+    met = [form for form in forms if all(spelled(literal, (*codes, *xids)) for literal in form)]
+    frames = ((where_named, name) for where_named in _FRAMES for name in raw.get("frames", []))
+    match = (*(tuple(group) for group in raw["match"]), *frames, *met)
     if not match or any(
         not group or any(not literal or literal != literal.lower() for literal in group) for group in match
     ):
@@ -160,6 +201,7 @@ def _rule(raw: dict[str, Any]) -> Rule:
         cause=Cause(raw["cause"]) if raw.get("cause") else None,
         strength=Strength[raw.get("strength", "strong").upper()],
         match=match,
+        codes=(*codes, *xids),
         none=tuple(raw.get("none", [])),
         needs=tuple(raw.get("needs", [])),
         unless=tuple(raw.get("unless", [])),
@@ -177,6 +219,27 @@ def _rule(raw: dict[str, Any]) -> Rule:
     )
 
 
+def spelled(literal: str, codes: tuple[int, ...]) -> tuple[str, ...]:
+    """The literal with each of the codes it may hold; just itself where it holds none."""
+    if ANY_CODE in literal:
+        return tuple(literal.replace(ANY_CODE, str(code)) for code in codes)
+    if LARGE_CODE in literal:
+        large = [code for code in codes if code >= _SMALLEST_LARGE_CODE]
+        return tuple(literal.replace(LARGE_CODE, str(code)) for code in large)
+    return (literal,)
+
+
+def is_plain(literal: str) -> bool:
+    """Whether a literal is to be found as it stands, with no number to fill in."""
+    return not any(mark in literal for mark in (ANY_CODE, LARGE_CODE, NUMBER))
+
+
+def as_pattern(literal: str, codes: tuple[int, ...]) -> str:
+    """The literal as a regular expression: alternatives of fixed text and single runs of digits, linear to match."""
+    found = "|".join(re.escape(one).replace(re.escape(NUMBER), "(?<![0-9])[0-9]++") for one in spelled(literal, codes))
+    return f"(?:{found})" if is_plain(literal) or NUMBER in literal else f"(?:{found})(?![0-9])"
+
+
 def _check(rules: tuple[Rule, ...]) -> None:
     known = {rule.id for rule in rules} | DERIVED
     if len({rule.id for rule in rules}) != len(rules):
@@ -186,6 +249,6 @@ def _check(rules: tuple[Rule, ...]) -> None:
         if named - known:
             raise ValueError(f"causes.toml: {rule.id}: names unknown rules {sorted(named - known)}")
         sample = rule.made_for.lower()
-        hit = any(all(literal in sample for literal in group) for group in rule.match)
+        hit = any(all(re.search(as_pattern(literal, rule.codes), sample) for literal in group) for group in rule.match)
         if not hit or any(literal in sample for literal in rule.none):
             raise ValueError(f"causes.toml: {rule.id}: does not match the very output it was made for")

@@ -9,12 +9,13 @@ and words are of bounded size, and nothing here is a regular expression.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ongpu.catalog.causes import Rule
+from ongpu.catalog.causes import ANY_CODE, LARGE_CODE, NUMBER, Rule, as_pattern, is_plain
 from ongpu.diagnose.facts import FACT_LITERALS, FactReader
 from ongpu.diagnose.text import Block, blocks, clean, shown
 
@@ -22,6 +23,7 @@ _LOWER: Final = bytes.maketrans(bytes(range(65, 91)), bytes(range(97, 123)))
 _KIND: Final = bytes.maketrans(bytes(range(65, 91)) + b"123456789", bytes(range(97, 123)) + b"0" * 9)
 _KINDS_KEPT: Final = 100_000
 _WORDS_KEPT: Final = 200_000
+_SHORTEST_ANCHOR: Final = 3
 _FIRST_KEPT: Final = 40
 _LAST_KEPT: Final = 400
 # Lines of one kind say the same facts; so many of each are read.
@@ -64,24 +66,51 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """One alternative of a rule (``None``: of the facts).
+    """What lines of one kind must hold for some alternatives of rules (``None``: of the facts).
 
-    ``exact`` are its literals; ``others`` the same as they look in a kind, less the one that is the anchor itself.
+    ``literals`` are as they look in a kind, ``anchor`` is the piece of them that the fewest groups have in common,
+    ``others`` are the literals less the one that is the anchor itself. ``doubtful`` are the rules of which the line
+    itself must be asked, since a digit, which a kind does not show, decides.
     """
 
-    rule: Rule | None
-    exact: tuple[bytes, ...]
-    others: tuple[bytes, ...]
     anchor: bytes
+    others: tuple[bytes, ...]
+    rules: tuple[str, ...]
+    doubtful: tuple[str, ...]
+    facts: bool
 
-    @classmethod
-    def of(cls, rule: Rule | None, literals: Sequence[str]) -> _Group:
-        exact = tuple(literal.encode() for literal in literals)
-        kinds = tuple(literal.translate(_KIND) for literal in exact)
-        pieces = [piece for literal in kinds for piece in literal.split()]
-        anchor = max(pieces, key=len)
-        others = tuple(literal for literal in kinds if literal != anchor)
-        return cls(rule=rule, exact=exact, others=others, anchor=anchor)
+
+def _kind_literal(literal: str) -> bytes:
+    """A literal as it looks in a kind: digits are ``0``, and what follows a number of any length is left out."""
+    for mark in (ANY_CODE, LARGE_CODE, NUMBER):
+        before, found, _ = literal.partition(mark)
+        if found:
+            literal = before + "0"
+    return literal.encode().translate(_KIND)
+
+
+def _groups(rules: Sequence[Rule]) -> Iterator[_Group]:
+    """The alternatives of all rules, those that look alike in a kind put together."""
+    alike: dict[tuple[bytes, ...], tuple[list[str], list[str]]] = {}
+    for rule in rules:
+        for alternative in rule.match:
+            literals = tuple(sorted(map(_kind_literal, alternative)))
+            digit = any(b"0" in literal for literal in literals)
+            alike.setdefault(literals, ([], []))[digit].append(rule.id)
+    facts = {(_kind_literal(literal),) for (literal,) in FACT_LITERALS}
+    for looks in facts:
+        alike.setdefault(looks, ([], []))
+    pieces = {literals: [piece for literal in literals for piece in literal.split()] for literals in alike}
+    common = Counter(piece for found in pieces.values() for piece in set(found))
+    for literals, (certain, doubtful) in alike.items():
+        anchor = min(pieces[literals], key=lambda piece: (len(piece) < _SHORTEST_ANCHOR, common[piece], -len(piece)))
+        yield _Group(
+            anchor=anchor,
+            others=tuple(literal for literal in literals if literal != anchor),
+            rules=tuple(certain),
+            doubtful=tuple(doubtful),
+            facts=literals in facts,
+        )
 
 
 @dataclass(slots=True)
@@ -117,20 +146,25 @@ def scan(data: bytes | Iterable[bytes], rules: Sequence[Rule]) -> Signals:
     return Signals(fired=fired, facts=matcher.facts, lines=lines)
 
 
-def _has_digit(literal: bytes) -> bool:
-    return any(48 <= byte <= 57 for byte in literal)
+_Exact = tuple[tuple[bytes, ...], tuple[re.Pattern[bytes], ...]]
+
+
+def _exact(group: Sequence[str], codes: tuple[int, ...]) -> _Exact:
+    """An alternative as it is looked for in a line: plain literals, and literals with one of the rule's numbers."""
+    plain = tuple(literal.encode() for literal in group if is_plain(literal))
+    numbered = tuple(re.compile(as_pattern(literal, codes).encode()) for literal in group if not is_plain(literal))
+    return plain, numbered
 
 
 class _Matcher:
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.signals = {rule.id: Signal(rule=rule) for rule in rules}
         self.facts = FactReader()
+        self._kind_none = {rule.id: tuple(map(_kind_literal, rule.none)) for rule in rules}
         self._none = {rule.id: tuple(literal.encode() for literal in rule.none) for rule in rules}
-        self._exact = {rule.id: [[one.encode() for one in group] for group in rule.match] for rule in rules}
-        groups = [_Group.of(rule, literals) for rule in rules for literals in rule.match]
-        groups += [_Group.of(None, literals) for literals in FACT_LITERALS]
+        self._exact = {rule.id: [_exact(group, rule.codes) for group in rule.match] for rule in rules}
         self._by_anchor: dict[bytes, list[_Group]] = {}
-        for group in groups:
+        for group in _groups(rules):
             self._by_anchor.setdefault(group.anchor, []).append(group)
         self._kinds: dict[bytes, _Wanted | None] = {}
         self._plain_words: set[bytes] = set()
@@ -168,7 +202,10 @@ class _Matcher:
     def _matches(self, rule: Rule, lowered: bytes) -> bool:
         if any(literal in lowered for literal in self._none[rule.id]):
             return False
-        return any(all(literal in lowered for literal in group) for group in self._exact[rule.id])
+        return any(
+            all(one in lowered for one in plain) and all(one.search(lowered) for one in numbered)
+            for plain, numbered in self._exact[rule.id]
+        )
 
     def _classify(self, fresh: set[bytes]) -> None:
         """Note for each new kind which rules match its lines, surely or depending on a digit."""
@@ -203,20 +240,19 @@ class _Matcher:
         self._plain_words |= plain
 
     def _wanted(self, text: bytes, words: list[bytes]) -> _Wanted | None:
-        groups = self._groups_in(text, {anchor for word in words for anchor in self._words.get(word, ())})
         certain: dict[str, Signal] = {}
         doubtful: dict[str, Signal] = {}
         facts = False
-        for group in groups:
-            if group.rule is None:
-                facts = True
-                continue
-            name = group.rule.id
-            against = [literal for literal in self._none[name] if literal.translate(_KIND) in text]
-            if any(map(_has_digit, group.exact)) or any(map(_has_digit, against)):
+        for group in self._groups_in(text, {anchor for word in words for anchor in self._words.get(word, ())}):
+            facts = facts or group.facts
+            for name in group.rules:
+                against = [literal for literal in self._kind_none[name] if literal in text]
+                if any(b"0" in literal for literal in against):
+                    doubtful[name] = self.signals[name]
+                elif not against:
+                    certain[name] = self.signals[name]
+            for name in group.doubtful:
                 doubtful[name] = self.signals[name]
-            elif not against:
-                certain[name] = self.signals[name]
         if not (certain or doubtful or facts):
             return None
         rest = [signal for name, signal in doubtful.items() if name not in certain]
