@@ -33,6 +33,7 @@ def guard(
     evidence: str | Path | None = None,
     pseudonymous: bool = False,
     sign: str | Path | None = None,
+    trace: int | None = None,
 ) -> Iterator[Part]:
     """Guard the block as ``ongpu run`` guards a command; the verdict is printed at its end, and kept in the part.
 
@@ -40,6 +41,7 @@ def guard(
     :param evidence: the bundle's folder, which must be free; without it, the next free ``ongpu_runs/part``.
     :param pseudonymous: replace host names, user, paths and GPU UUIDs in the evidence.
     :param sign: a key of ``ongpu keygen`` to sign the evidence with.
+    :param trace: record the kernels of that many steps (2 to 5) from inside.
     :raises UsageError: something asked for cannot be meant; the block did not begin.
     """
     part: Part | None = None
@@ -50,6 +52,7 @@ def guard(
             expect_gpu=expect_gpu,
             pseudonymous=pseudonymous,
             signer=signer(Path(sign) if sign is not None else None),
+            trace_steps=trace,
         ) as part:
             yield part
     finally:

@@ -15,7 +15,14 @@ from ongpu.evidence.dsse import Signer
 from ongpu.evidence.journal import free_sibling
 from ongpu.guard.here import guard_here
 from ongpu.guard.session import GuardResult, GuardSettings
-from ongpu.proof.answers import EXIT_STATUS, check_command, check_expected_gpu, check_seeded, next_after
+from ongpu.proof.answers import (
+    EXIT_STATUS,
+    check_command,
+    check_expected_gpu,
+    check_seeded,
+    check_trace_steps,
+    next_after,
+)
 from ongpu.proof.blocked import RUN_PHASE, failure_of_log, record_block
 from ongpu.proof.bundle import LOG_FILE, Bundle, Sealed, Start
 from ongpu.proof.doors import Doors, redactor_for
@@ -34,6 +41,7 @@ class RunRequest:
     :param signer: signs the sealed bundle.
     :param nonce: the reviewer's challenge; the command must carry the seed that follows from it.
     :param negative_control: run the command once more with CUDA hidden, which must not be taken for GPU training.
+    :param trace_steps: record the kernels of that many steps (2 to 5) from inside the training.
     """
 
     command: tuple[str, ...]
@@ -44,6 +52,7 @@ class RunRequest:
     signer: Signer | None = None
     nonce: str | None = None
     negative_control: bool = False
+    trace_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +104,7 @@ def prove_run(
     check_command(request.command, path=environment.get("PATH"), example="ongpu run -- python train.py")
     check_expected_gpu(request.expect_gpu)
     check_seeded(request.command, request.nonce)
+    check_trace_steps(request.trace_steps)
     if request.fail_fast_s is not None and not request.fail_fast_s > 0:
         raise UsageError(
             f"--fail-fast {request.fail_fast_s:g} is no time to wait.", next_step="Give seconds, for example 60."
@@ -116,6 +126,7 @@ def prove_run(
         cwd=doors.cwd,
         log_path=folder / LOG_FILE,
         fail_fast_s=request.fail_fast_s,
+        trace_steps=request.trace_steps,
     )
     # Interrupts act while the command runs, and wait while the bundle is made and closed.
     with doors.interrupts as interrupts, interrupts.held():
@@ -173,22 +184,25 @@ def prove_here(
     expect_gpu: str | None = None,
     pseudonymous: bool = False,
     signer: Signer | None = None,
+    trace_steps: int | None = None,
 ) -> Iterator[Part]:
     """Watch this process while the block runs, then seal what was observed. The block's own error is passed on.
 
     What the block prints is not kept: a notebook's output is not ours to take.
 
     :param evidence: the bundle's folder; without it, the next free ``ongpu_runs/part``.
+    :param trace_steps: record the kernels of that many steps (2 to 5).
     :raises UsageError: the folder is taken, or the expectation is empty. The block did not begin.
     :raises WorkError: the evidence could not be written.
     """
     check_expected_gpu(expect_gpu)
+    check_trace_steps(trace_steps)
     folder = doors.cwd / evidence if evidence else free_sibling(doors.cwd / _DEFAULT_PART)
     argv = ("ongpu.notebook.guard",)
     start = Start(
         profile="run", argv=argv, expect_gpu=expect_gpu, simulated=False, compare_cpu=False, tool_version=__version__
     )
-    settings = GuardSettings(role="train", environment=doors.host.environment(), cwd=doors.cwd)
+    settings = GuardSettings(role="train", environment=doors.host.environment(), cwd=doors.cwd, trace_steps=trace_steps)
     part = Part()
     with doors.interrupts as interrupts, interrupts.held():
         redactor = redactor_for(doors, pseudonymous=pseudonymous)
@@ -220,6 +234,7 @@ def _negative_control(bundle: Bundle, command: tuple[str, ...], settings: GuardS
     hidden = replace(
         settings,
         role="negative-control",
+        trace_steps=None,
         environment={**settings.environment, "CUDA_VISIBLE_DEVICES": "-1"},
         log_path=bundle.folder / _CONTROL_LOG,
         fail_fast_s=_CONTROL_S,

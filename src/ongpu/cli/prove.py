@@ -27,6 +27,11 @@ Nonce = Annotated[
     str | None, typer.Option(metavar="N", help="Answer this nonce of `ongpu challenge`; it seeds the training.")
 ]
 
+Trace = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Record which kernels ran in N of the training's steps (2 to 5; 3 is enough)."),
+]
+
 
 @command("enable")
 def enable(
@@ -50,6 +55,7 @@ def enable(
     pseudonymous: Pseudonymous = False,
     sign: Sign = None,
     nonce: Nonce = None,
+    trace: Trace = None,
     as_json: AsJson = False,
 ) -> int:
     """Take this machine from "there is an NVIDIA GPU in it" to "training on it is proven", or name the cause.
@@ -84,6 +90,7 @@ def enable(
         allow=tuple(allow or ()),
         signer=keys.signer(sign),
         nonce=keys.nonce(nonce),
+        trace_steps=trace,
     )
     # With --json the document alone is on stdout; the view goes to stderr, as progress does everywhere.
     console = PatientConsole(stderr=as_json)
@@ -110,6 +117,7 @@ def run(
         bool,
         typer.Option("--negative-control", help="Run it once more with CUDA hidden: that must not be taken for it."),
     ] = False,
+    trace: Trace = None,
     pseudonymous: Pseudonymous = False,
     sign: Sign = None,
     nonce: Nonce = None,
@@ -133,6 +141,7 @@ def run(
         signer=keys.signer(sign),
         nonce=keys.nonce(nonce),
         negative_control=negative_control,
+        trace_steps=trace,
     )
     report = prove_run(
         request, doors=doors(), argv=tuple(sys.argv), console=sys.stdout.buffer, console_err=sys.stderr.buffer

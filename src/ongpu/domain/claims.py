@@ -95,9 +95,9 @@ def _negative_control(case: Case) -> tuple[Claim, ...]:
 
 
 def _witnessed(case: Case) -> Answer:
-    """W1 and W2 (or W2d), together: the heart of every training claim."""
-    for witness in (case.w1, case.outside):
-        if witness.state is WitnessState.CONTRADICTED:
+    """W1 and who stands beside it, and nobody against: the heart of every training claim."""
+    for witness in (case.w1, case.outside, case.w5):
+        if witness is not None and witness.state is WitnessState.CONTRADICTED:
             return refuted(f"{witness.name}: {witness.reason}", *witness.observations)
     for witness in (case.w1, case.outside):
         if witness.state is not WitnessState.CONFIRMED:
@@ -105,8 +105,12 @@ def _witnessed(case: Case) -> Answer:
     strange = _strange_machine(case, {one.uuid for one in case.pairs})
     if strange is not None:
         return strange
+    told = [case.w1, case.outside]
     reason = f"W1: {case.w1.reason}. {case.outside.name} ({case.outside.level}-level): {case.outside.reason}"
-    return proven(reason, *case.w1.observations, *case.outside.observations)
+    if case.w5 is not None and case.w5.state is WitnessState.CONFIRMED and case.outside.name != "W4+W5":
+        told.append(case.w5)
+        reason += f". W5: {case.w5.reason}"
+    return proven(reason, *(seq for witness in told for seq in witness.observations))
 
 
 def _strange_machine(case: Case, uuids: Iterable[str]) -> Answer | None:

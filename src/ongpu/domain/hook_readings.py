@@ -85,6 +85,43 @@ class HookEnd:
     memory: tuple[HeldMemory, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedDevice:
+    """What a kernel trace saw on one device: kernels, and how long it was busy with them or with copies."""
+
+    uuid: str | None
+    kernels: int
+    busy_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceRecord:
+    """The kernel trace of one process (W5). ``steps``: number, kernels launched in it, their time in nanoseconds.
+
+    Everything after ``reason`` is empty where ``state`` is not ``traced``. ``unit`` is ``step``, or ``replay`` of a
+    CUDA graph. ``control``: the hook's own kernel was recorded, so the trace was able to see one.
+    """
+
+    seq: int
+    state: str
+    reason: str
+    unit: str = "step"
+    began: float = 0.0
+    ended: float = 0.0
+    steps: tuple[tuple[int, int, int], ...] = ()
+    unplaced: int = 0
+    graph_launches: int = 0
+    devices: tuple[TracedDevice, ...] = ()
+    names: tuple[tuple[str, int, int], ...] = ()
+    control: bool = False
+    cost_s: float = 0.0
+
+    @property
+    def kernels(self) -> int:
+        """How many kernels ran in the window, on whatever device."""
+        return sum(one.kernels for one in self.devices)
+
+
 @dataclass(slots=True, kw_only=True)
 class HookSource:
     """Everything one process said of itself."""
@@ -103,6 +140,7 @@ class HookSource:
     times: list[tuple[int, float]] = field(default_factory=list)
     warnings: list[tuple[int, str]] = field(default_factory=list)
     errors: list[tuple[int, str]] = field(default_factory=list)
+    traces: list[TraceRecord] = field(default_factory=list)
     end: HookEnd | None = None
 
     @property
@@ -149,6 +187,8 @@ def take_record(source: HookSource, one: Observation) -> None:
                 source.times.append((whole(pair, "n", one), number(pair, "t", one)))
         case "warning":
             source.warnings.append((one.seq, text(data, "text", one)))
+        case "trace":
+            source.traces.append(_trace(one))
         case "end":
             source.end = _hook_end(one)
         case "error":
@@ -185,6 +225,49 @@ def _memory(one: Observation) -> tuple[HeldMemory, ...]:
         )
         for row in rows
     )
+
+
+def _trace(one: Observation) -> TraceRecord:
+    data = one.data
+    state = text(data, "state", one)
+    if state != "traced":
+        if state not in {"unavailable", "error"}:
+            raise JudgeError(f"observation {one.seq}: trace state {state!r}")
+        code = text_or_none(data, "code", one)
+        reason = text(data, "reason", one)
+        return TraceRecord(seq=one.seq, state=state, reason=f"{code}: {reason}" if code else reason)
+    steps = [_three(each, one) for each in listed(data, "steps", one)]
+    rows = [mapping(each, one) for each in listed(data, "on_devices", one)]
+    names = [mapping(each, one) for each in listed(data, "kernels", one)]
+    return TraceRecord(
+        seq=one.seq,
+        state=state,
+        reason="",
+        unit=text(data, "unit", one),
+        began=number(data, "t_began", one),
+        ended=number(data, "t_ended", one),
+        steps=tuple(steps),
+        unplaced=whole(data, "unplaced", one),
+        graph_launches=whole(data, "graph_launches", one),
+        devices=tuple(
+            TracedDevice(
+                uuid=text_or_none(row, "uuid", one),
+                kernels=whole(row, "kernels", one),
+                busy_ns=whole(row, "busy_ns", one),
+            )
+            for row in rows
+        ),
+        names=tuple((text(row, "name", one), whole(row, "count", one), whole(row, "device_ns", one)) for row in names),
+        control=flag(data, "control", one),
+        cost_s=number(data, "cost_s", one),
+    )
+
+
+def _three(value: object, one: Observation) -> tuple[int, int, int]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 3:
+        raise JudgeError(f"observation {one.seq}: a traced step is no triple")
+    row = dict(zip(("step", "kernels", "device_ns"), value, strict=True))
+    return whole(row, "step", one), whole(row, "kernels", one), whole(row, "device_ns", one)
 
 
 def _hook_end(one: Observation) -> HookEnd:

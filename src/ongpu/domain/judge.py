@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from ongpu.domain import testimony
 from ongpu.domain.case import Case
 from ongpu.domain.claims import claims_of
+from ongpu.domain.kernel_trace import kernel_trace
 from ongpu.domain.readings import Readings, read
 from ongpu.domain.shapes import JudgeError
 from ongpu.domain.verdict import Cause, Claim, Outcome, Verdict, WitnessState, worst
@@ -37,7 +38,7 @@ def judge(observations: Sequence[Observation]) -> Verdict:
     case = _case(readings)
     claims = tuple(_bounded(claim, readings) for claim in claims_of(case))
     outcome = worst(claim.outcome for claim in claims if claim.required)
-    witnesses = [case.w1, case.w2, *([case.w2d] if case.w2d is not None else []), case.w4]
+    witnesses = [one for one in (case.w1, case.w2, case.w2d, case.w4, case.w5) if one is not None]
     return Verdict(
         outcome=outcome,
         reason=_reason(outcome, claims, readings),
@@ -61,6 +62,8 @@ def _case(readings: Readings) -> Case:
         w2=w2,
         w2d=testimony.device_memory(role, pairs) if hidden else None,
         w4=testimony.energy(role, pairs),
+        w5=kernel_trace(role, pairs),
+        memory_hidden=testimony.memory_hidden(role, pairs),
     )
 
 

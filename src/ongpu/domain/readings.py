@@ -55,6 +55,7 @@ class RoleReadings:
     start_seq: int | None = None
     root_pid: int | None = None
     argv: tuple[str, ...] = ()
+    trace_steps: int | None = None
     exit_seq: int | None = None
     status: int | None = None
     interrupted: bool = False
@@ -214,6 +215,7 @@ def _take_of_role(role: RoleReadings, one: Observation) -> None:
             role.start_seq = one.seq
             role.root_pid = whole(data, "pid", one)
             role.argv = tuple(str(each) for each in listed(data, "argv", one))
+            role.trace_steps = whole_or_none(data, "trace_steps", one)
         case "child.exit":
             if role.exit_seq is not None:
                 raise JudgeError(f"observation {one.seq}: a second child.exit of {role.role}")

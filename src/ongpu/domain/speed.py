@@ -55,11 +55,17 @@ def _medians(role: RoleReadings) -> list[float]:
 
 
 def _intervals(source: HookSource) -> list[float]:
-    """Seconds between steps after the warm-up; thinned times count each step between them alike."""
+    """Seconds between steps after the warm-up; thinned times count each step between them alike.
+
+    Steps under the profiler of a kernel trace are slower for that alone: they are left out, and so is the interval
+    behind them, in which the trace is read.
+    """
     found: list[float] = []
+    slowed = {step for trace in source.traces if trace.unit == "step" for step, _, _ in trace.steps}
+    slowed |= {step + 1 for step in slowed}
     times = [one for one in source.times if one[0] > WARM_UP_STEPS]
     for (step, t), (later, until) in itertools.pairwise(times):
-        if 0 < later - step <= 1000 and until > t:
+        if 0 < later - step <= 1000 and until > t and slowed.isdisjoint(range(step + 1, later + 1)):
             found.extend([(until - t) / (later - step)] * (later - step))
     return found
 

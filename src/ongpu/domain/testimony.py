@@ -3,7 +3,8 @@
 W1   the process itself, through the hook: where parameters, gradients and optimizer state are. Only *claimed*.
 W2   the driver, through NVML: the same process on the same device (by UUID), with memory that moves with W1's bytes.
 W2d  where the platform hides processes (WDDM, WSL): the device's memory above its baseline moves with W1's bytes.
-W4   the device's energy counter above its idle baseline. Adds weight, never decides.
+W4   the device's energy counter above its idle baseline. Adds weight; decides only together with W5
+     (:mod:`ongpu.domain.kernel_trace`), where the platform tells neither processes nor memory.
 
 Traps this file keeps clear of, seen on a real H100: device handles prove nothing (``is_available()`` alone opens
 them), NVML's per-process *utilization* can carry a foreign pid, a bare context holds 518 to 710 MiB.
@@ -345,6 +346,14 @@ def device_memory(role: RoleReadings, pairs: Sequence[Trained]) -> Witness:
         reason=reason,
         observations=tuple(seqs[:_MAX_SEQS]),
     )
+
+
+def memory_hidden(role: RoleReadings, pairs: Sequence[Trained]) -> bool:
+    """Whether nothing was ever told of the memory of the devices that trained."""
+    uuids = _uuids(pairs)
+    looks = [role.baseline[uuid].now for uuid in uuids if uuid in role.baseline]
+    looks += [sample.devices[uuid] for sample in role.samples for uuid in uuids if uuid in sample.devices]
+    return all(look.memory_used is None for look in looks)
 
 
 def _uuids(pairs: Sequence[Trained]) -> list[str]:

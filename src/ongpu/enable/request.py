@@ -50,6 +50,7 @@ class EnableRequest:
     :param rehearse: name of a described machine, or the path of a recorded one.
     :param signer: signs the sealed bundle.
     :param nonce: the reviewer's challenge; the training is seeded with what follows from it.
+    :param trace_steps: record the kernels of that many steps (2 to 5) from inside the training.
     :param command: what to train with; empty takes the milestone's command, or the reference training.
     """
 
@@ -69,6 +70,7 @@ class EnableRequest:
     allow: tuple[str, ...] = ()
     signer: Signer | None = None
     nonce: str | None = None
+    trace_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

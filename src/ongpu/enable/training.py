@@ -52,7 +52,11 @@ def train_phase(
     """The command under guard. A command that fails, or was stopped, ends the road with the cause its log names."""
     bundle = context.bundle
     settings = GuardSettings(
-        role="train", environment=variables, cwd=context.doors.cwd, log_path=bundle.folder / LOG_FILE
+        role="train",
+        environment=variables,
+        cwd=context.doors.cwd,
+        log_path=bundle.folder / LOG_FILE,
+        trace_steps=context.request.trace_steps,
     )
     result = bundle.guarded(command.argv, settings=settings, console=_Passing(watch))  # type: ignore[arg-type]
     if result.interrupted:

@@ -31,7 +31,7 @@ from ongpu.enable.training import compare_phase, train_phase
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError
 from ongpu.evidence.journal import free_sibling
 from ongpu.plan.request import check_request
-from ongpu.proof.answers import check_command, check_expected_gpu, check_seeded, next_after
+from ongpu.proof.answers import check_command, check_expected_gpu, check_seeded, check_trace_steps, next_after
 from ongpu.proof.blocked import record_block
 from ongpu.proof.bundle import Bundle, Sealed, Start
 from ongpu.proof.doors import Doors, redactor_for
@@ -112,6 +112,7 @@ def _check(request: EnableRequest, doors: Doors, *, rehearsed: bool) -> Path | N
     """What can be wrong with the request, before anything is made. Returns the adopted interpreter."""
     check_request(plan.Request(torch_spec=request.torch_spec, channel=request.channel))
     check_expected_gpu(request.expect_gpu)
+    check_trace_steps(request.trace_steps)
     if request.command:
         check_seeded(request.command, request.nonce)
     if request.project is not None:

@@ -57,12 +57,13 @@ def guard_here(*, settings: GuardSettings, recorder: Recorder, argv: tuple[str, 
                 "pid": os.getpid(),
                 "start_time": me.start_time if me else None,
                 "supervisor_pid": os.getpid(),
+                "trace_steps": settings.trace_steps,
             },
         )
         watcher.tell({"watch": os.getpid(), "reaper": os.getpid()})
         began, status = time.monotonic(), 1
         try:
-            with _fed(feed), _hooked(folder):
+            with _fed(feed), _hooked(folder, settings.trace_steps):
                 yield
             status = 0
         finally:
@@ -106,25 +107,26 @@ def _fed(feed: Feed) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hooked(folder: Path) -> Iterator[None]:
+def _hooked(folder: Path, trace_steps: int | None) -> Iterator[None]:
     """The hook in this process, at once or when torch comes; off again at the end."""
-    end = attach_here(folder)
+    end = attach_here(folder, trace_steps=trace_steps)
     try:
         yield
     finally:
         end()
 
 
-def attach_here(folder: Path) -> Callable[[], None]:
+def attach_here(folder: Path, *, trace_steps: int | None = None) -> Callable[[], None]:
     """Put the hook into this process, its records into ``folder``. Returns what ends it."""
-    hook, witness_module = _load("ongpu_hook"), _load("ongpu_witness")
+    hook, *others = (_load(name) for name in ("ongpu_hook", "ongpu_witness", "ongpu_trace"))
     optimizers = sys.modules.get(_OPTIMIZERS)
-    if optimizers is None:
-        with _importable(witness_module):
-            witness: Any = hook.arm(str(folder))
-        end: Callable[[], None] = witness.end
-        return end
-    witness = witness_module.Witness(str(folder))
+    with _importable(*others):
+        witness: Any
+        if optimizers is None:
+            witness = hook.arm(str(folder), trace_steps)
+            end: Callable[[], None] = witness.end
+            return end
+        witness = hook.new_witness(str(folder), trace_steps)
     detach = hook.attach(witness, optimizers)
 
     def end_and_detach() -> None:
@@ -144,16 +146,17 @@ def _load(name: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _importable(module: ModuleType) -> Iterator[None]:
-    before = sys.modules.get(module.__name__)
-    sys.modules[module.__name__] = module
+def _importable(*modules: ModuleType) -> Iterator[None]:
+    before = {module.__name__: sys.modules.get(module.__name__) for module in modules}
+    sys.modules.update({module.__name__: module for module in modules})
     try:
         yield
     finally:
-        if before is None:
-            del sys.modules[module.__name__]
-        else:
-            sys.modules[module.__name__] = before
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
 
 
 def _ignore_step(seq: int) -> None:

@@ -21,6 +21,7 @@ class GuardSettings:
     :param linger_s: what of the tree outlives the first process gets this long before it is ended.
     :param baseline_s: how long the idle energy is measured before the start.
     :param sampler_patience_s: how long the sampler may be silent before it counts as failed.
+    :param trace_steps: record a kernel trace of that many steps of each process that trains (W5); ``None``: of none.
     :param scratch: where the hook's temporary folder is made; the system's own place by default.
     :param sampler_command: another program in the sampler's place, for tests of one that hangs or dies.
     """
@@ -35,6 +36,7 @@ class GuardSettings:
     linger_s: float = 2.0
     baseline_s: float = 1.0
     sampler_patience_s: float = 15.0
+    trace_steps: int | None = None
     scratch: Path | None = None
     sampler_command: tuple[str, ...] | None = None
 

@@ -150,7 +150,7 @@ class _Session:
             return subprocess.Popen(
                 self._command,
                 cwd=settings.cwd,
-                env=hooked_environment(settings.environment, folder=folder),
+                env=hooked_environment(settings.environment, folder=folder, trace_steps=settings.trace_steps),
                 stdout=streams["stdout"],
                 stderr=streams["stderr"],
                 start_new_session=True,
@@ -256,6 +256,7 @@ class _Session:
                 "pid": child.pid,
                 "start_time": me.start_time if me else None,
                 "supervisor_pid": os.getpid(),
+                "trace_steps": self._settings.trace_steps,
             },
         )
         self._on_event(GuardEvent(kind="started", pid=child.pid, seq=seq))

@@ -21,6 +21,7 @@ _START = (
 )
 MAX_LINE = 4 << 20
 HOOK_VARIABLE = "ONGPU_HOOK_DIR"
+TRACE_VARIABLE = "ONGPU_HOOK_TRACE"
 
 
 class Watcher:
@@ -124,12 +125,18 @@ def new_hook_folder(parent: Path | None = None) -> Path:
     return Path(tempfile.mkdtemp(prefix="ongpu-hook-", dir=parent))
 
 
-def hooked_environment(environment: Mapping[str, str], *, folder: Path) -> dict[str, str]:
+def hooked_environment(
+    environment: Mapping[str, str], *, folder: Path, trace_steps: int | None = None
+) -> dict[str, str]:
     """The child's environment with the hook first on its ``PYTHONPATH``."""
     hook = str(Path(__file__).resolve().parent / "hook")
     before = environment.get("PYTHONPATH")
-    return {
+    hooked = {
         **environment,
         "PYTHONPATH": hook + (os.pathsep + before if before else ""),
         HOOK_VARIABLE: str(folder),
+        TRACE_VARIABLE: str(trace_steps),
     }
+    if trace_steps is None:
+        del hooked[TRACE_VARIABLE]  # a guard around this one may have set it
+    return hooked

@@ -53,6 +53,15 @@ def check_seeded(command: Sequence[str], nonce: str | None) -> None:
         )
 
 
+def check_trace_steps(steps: int | None) -> None:
+    """Refuse a kernel trace of too few steps to say anything, or of more than is needed.
+
+    :raises UsageError: it is not 2 to 5.
+    """
+    if steps is not None and not 2 <= steps <= 5:
+        raise UsageError(f"A trace of {steps} steps is not made.", next_step="Give 2 to 5, for example --trace 3.")
+
+
 def next_after(verdict: Verdict, bundle: Path | str) -> str:
     """What to type after a verdict that nothing blocked."""
     if verdict.simulated:

@@ -20,13 +20,28 @@ _TARGET = "torch.optim.optimizer"
 _WARNING_WORDS = ("cuda capability", "compute capability", "not compatible with the current pytorch")
 
 
-def arm(folder: str) -> Any:
-    """Wait for ``torch.optim`` in this process; records go to a file in ``folder``. Returns the witness."""
-    witness = __import__("ongpu_witness").Witness(folder)
+def arm(folder: str, trace_steps: int | None = None) -> Any:
+    """Wait for ``torch.optim`` in this process; records go to a file in ``folder``. Returns the witness.
+
+    :param trace_steps: record a kernel trace of that many steps (:mod:`ongpu_trace`).
+    """
+    witness = new_witness(folder, trace_steps)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=witness.forget)
     sys.meta_path.insert(0, _Finder(witness))
     return witness
+
+
+def new_witness(folder: str, trace_steps: int | None) -> Any:
+    """The witness of this process."""
+    new_trace = None
+    if trace_steps is not None:
+        trace = __import__("ongpu_trace").Trace
+
+        def new_trace(write: Callable[..., None]) -> Any:
+            return trace(write, trace_steps)
+
+    return __import__("ongpu_witness").Witness(folder, new_trace)
 
 
 def attach(witness: Any, module: Any) -> Callable[[], None]:
@@ -57,6 +72,8 @@ def attach(witness: Any, module: Any) -> Callable[[], None]:
         _skip(frames, seen.__code__)
     handle = module.register_optimizer_step_post_hook(after_step)
     undo = [handle.remove, _count_created(witness, module.Optimizer), _listen_to_warnings(witness)]
+    if witness.trace is not None:
+        witness.trace.watch()
     witness.introduce()
 
     def detach() -> None:

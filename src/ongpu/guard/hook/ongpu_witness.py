@@ -22,7 +22,7 @@ import time
 
 TYPE_CHECKING = False  # for type checkers alone: typing is an import too many at start-up
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 FIRST_STEPS = 5  # sampled in full, each
@@ -99,13 +99,18 @@ class _Stepper:
 
 
 class Witness:
-    """The records of one process."""
+    """The records of one process.
 
-    def __init__(self, folder: str) -> None:
+    :param new_trace: makes the process' kernel trace (``ongpu_trace.Trace``), given what writes its record.
+    """
+
+    def __init__(self, folder: str, new_trace: Callable[[Callable[..., None]], Any] | None = None) -> None:
         import weakref
 
         self._folder = folder
         self._weak = weakref
+        self._new_trace = new_trace
+        self.trace: Any = None
         self.forget()
 
     def forget(self) -> None:
@@ -126,6 +131,10 @@ class Witness:
         self._ended = False
         self._closing = False
         self._sampled_devices: set[str] = set()
+        if self._new_trace is not None:
+            if self.trace is not None:
+                self.trace.drop()
+            self.trace = self._new_trace(self._write_trace)
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -149,6 +158,12 @@ class Witness:
             self._dead = True
             return
         self._n += 1
+
+    def _write_trace(self, **fields: Any) -> None:
+        """The trace's one record; a device it names is described as in a sample."""
+        for row in fields.get("on_devices", ()):
+            row["uuid"] = self._device(self._cuda(), row["device"])["uuid"]
+        self.write("trace", **fields)
 
     def fail(self, where: str, error: Exception) -> None:
         """Say that something failed in here, and go on."""
@@ -220,6 +235,8 @@ class Witness:
             self.sample(optimizer, stepper, now)
         if now >= self._flush_at:
             self._flush(now)
+        if self.trace is not None:
+            self.trace.step(self._steps, self._sampled_devices)
 
     def _meet(self, optimizer: Any) -> _Stepper:
         stepper = _Stepper(len(self._order), optimizer, self._weak.ref(optimizer))
@@ -320,6 +337,8 @@ class Witness:
                 optimizer = stepper.ref()
                 if optimizer is not None:
                     self.sample(optimizer, stepper, now, final=True)
+            if self.trace is not None:
+                self.trace.end() if self._steps else self.trace.drop()
             cuda = self._cuda()
             self.write(
                 "end",

@@ -17,7 +17,8 @@ def _arm() -> None:
     if not folder:
         return
     try:
-        __import__("ongpu_hook").arm(folder)
+        steps = os.environ.get("ONGPU_HOOK_TRACE")
+        __import__("ongpu_hook").arm(folder, int(steps) if steps else None)
     except Exception:  # noqa: BLE001 - a witness never breaks the program it watches
         try:
             with open(os.path.join(folder, f"unarmed-{os.getpid()}.jsonl"), "a", encoding="utf-8") as out:  # noqa: PTH118, PTH123 - start-up: no pathlib

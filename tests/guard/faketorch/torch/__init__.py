@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import cuda, optim, version
+from torch import autograd, cuda, optim, version
 
 __version__ = "2.11.0+fake"
 
@@ -39,4 +39,4 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-__all__ = ["Tensor", "cuda", "is_tensor", "optim", "version"]
+__all__ = ["Tensor", "autograd", "cuda", "is_tensor", "optim", "version"]
