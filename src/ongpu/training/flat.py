@@ -70,8 +70,11 @@ class FlatWeights(Weights):
         """Of the step, in the order of ``trained``."""
         return self._added or [weight.grad for weight in self.trained]
 
+    def updated(self) -> None:
+        """An update has rounded the masters into the copies already."""
+
     def publish(self) -> None:
-        """Round the masters into the copies; an update has done so already."""
+        """Round the masters into the copies."""
         self.copies.copy_(self.flat)
 
     def restore(self) -> None:

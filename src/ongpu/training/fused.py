@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch.nn import functional
 
-from ongpu.training import kernels
+from ongpu.training import kernels, record_attention
 from ongpu.training.attention import Layout
 from ongpu.training.data import IGNORED
 from ongpu.training.layers import through
@@ -94,42 +94,71 @@ class SelfAttention(torch.autograd.Function):
     def forward(context: Any, x: Any, weight: Any, bias: Any, layout: Layout, turns: Any, heads: int, keys: int) -> Any:
         """(tokens, inputs) to (tokens, heads * head width); ``weight`` is (inputs, (heads + 2 keys) * head width)."""
         packed = x @ weight if bias is None else torch.addmm(bias, x, weight)
-        width = packed.shape[1] // (heads + 2 * keys)
         if turns is not None:
-            kernels.turn_(packed, *turns, heads=heads + keys)
-        limits = (layout.boundaries, layout.boundaries, layout.longest, layout.longest)
-        mixed, log_sums, state, unused, _ = torch.ops.aten._flash_attention_forward(
-            *_heads(packed, heads, keys, width), *limits, *_CAUSAL_WITHOUT_DROPOUT, _NO_DEBUG_MASK
-        )
-        context.save_for_backward(x, weight, packed, mixed, log_sums, state, unused)
-        context.rest = (limits, turns, heads, keys, width, bias is not None)
-        return mixed.view(-1, heads * width)
+            kernels.turn_(packed, turns, heads=heads + keys)
+        records = {"longest": layout.longest, "heads": heads, "keys": keys}
+        mix = record_attention.forward if layout.longest <= record_attention.LONGEST else _flash_forward
+        mixed, *state = mix(packed, layout.boundaries, **records)
+        context.save_for_backward(x, weight, packed, layout.boundaries, mixed, *state)
+        context.turns, context.records, context.has_bias = turns, records, bias is not None
+        return mixed
 
     @staticmethod
     def backward(context: Any, *slopes: Any) -> Any:
         """The slopes of x, weight and bias."""
-        x, weight, packed, mixed, log_sums, state, unused = context.saved_tensors
-        limits, turns, heads, keys, width, has_bias = context.rest
-        query, key, value = torch.ops.aten._flash_attention_backward(
-            slopes[0].view(mixed.shape),
-            *_heads(packed, heads, keys, width),
-            mixed,
-            log_sums,
-            *limits,
-            *_CAUSAL_WITHOUT_DROPOUT,
-            state,
-            unused,
-        )
-        slope, to_bias = kernels.pack(query, key, value, turns, summed=has_bias)
+        x, weight, packed, boundaries, mixed, *state = context.saved_tensors
+        records = context.records
+        unmix = record_attention.backward if records["longest"] <= record_attention.LONGEST else _flash_backward
+        slope = unmix(packed, boundaries, mixed, slopes[0].contiguous(), *state, **records)
+        if context.turns is not None:
+            kernels.turn_(slope, context.turns, heads=records["heads"] + records["keys"], back=True)
+        to_bias = slope.sum(0) if context.has_bias else None
         return slope @ weight.t(), x.t() @ slope, to_bias, None, None, None, None
 
 
-# as the operators want them: dropout, causal; return of a debug mask
+# as the operators under torch.nn.attention.varlen want them: dropout, causal; return of a debug mask
 _CAUSAL_WITHOUT_DROPOUT: Final = (0.0, True)
 _NO_DEBUG_MASK: Final = False
 
 
-def _heads(packed: Any, heads: int, keys: int, width: int) -> list[Any]:
+def _flash_forward(packed: Any, boundaries: Any, *, longest: int, heads: int, keys: int) -> tuple[Any, ...]:
+    limits = (boundaries, boundaries, longest, longest)
+    mixed, log_sums, state, unused, _ = torch.ops.aten._flash_attention_forward(
+        *_heads(packed, heads, keys), *limits, *_CAUSAL_WITHOUT_DROPOUT, _NO_DEBUG_MASK
+    )
+    return mixed.flatten(1), log_sums, state, unused
+
+
+def _flash_backward(
+    packed: Any,
+    boundaries: Any,
+    mixed: Any,
+    slope: Any,
+    log_sums: Any,
+    state: Any,
+    unused: Any,
+    *,
+    longest: int,
+    heads: int,
+    keys: int,
+) -> Any:
+    limits = (boundaries, boundaries, longest, longest)
+    rows = (len(packed), heads, -1)
+    parts = torch.ops.aten._flash_attention_backward(
+        slope.view(rows),
+        *_heads(packed, heads, keys),
+        mixed.view(rows),
+        log_sums,
+        *limits,
+        *_CAUSAL_WITHOUT_DROPOUT,
+        state,
+        unused,
+    )
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def _heads(packed: Any, heads: int, keys: int) -> list[Any]:
+    width = packed.shape[1] // (heads + 2 * keys)
     parts = packed.split([heads * width, keys * width, keys * width], dim=1)
     return [part.unflatten(1, (-1, width)) for part in parts]
 

@@ -268,7 +268,7 @@ def gated_backward(both: Any, slope: Any) -> Any:
 
 
 @triton.jit
-def _turn_kernel(packed, cosine, sine, tokens, row_width, HALF: tl.constexpr, ROWS: tl.constexpr):
+def _turn_kernel(packed, cosine, sine, tokens, row_width, BACK: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     head = tl.program_id(1)
     lane = tl.arange(0, HALF)
@@ -276,76 +276,24 @@ def _turn_kernel(packed, cosine, sine, tokens, row_width, HALF: tl.constexpr, RO
     at = row.to(tl.int64)[:, None] * row_width + head * 2 * HALF + lane[None, :]
     turn = row[:, None] * HALF + lane[None, :]
     cos, sin = tl.load(cosine + turn, mask=mask, other=0.0), tl.load(sine + turn, mask=mask, other=0.0)
+    if BACK:
+        sin = -sin
     first = tl.load(packed + at, mask=mask, other=0.0).to(tl.float32)
     second = tl.load(packed + at + HALF, mask=mask, other=0.0).to(tl.float32)
     tl.store(packed + at, (first * cos - second * sin).to(packed.dtype.element_ty), mask=mask)
     tl.store(packed + at + HALF, (second * cos + first * sin).to(packed.dtype.element_ty), mask=mask)
 
 
-def turn_(packed: Any, cosine: Any, sine: Any, *, heads: int) -> None:
-    """Rotate the first ``heads`` heads of each token in place; ``cosine`` and ``sine`` are (tokens, head width / 2)."""
+def turn_(packed: Any, turns: tuple[Any, Any], *, heads: int, back: bool = False) -> None:
+    """Rotate the first ``heads`` heads of each token in place, or ``back``.
+
+    ``turns`` are cosine and sine, each (tokens, head width / 2).
+    """
+    cosine, sine = turns
     tokens, row_width = packed.shape
     _turn_kernel[(triton.cdiv(tokens, _TILE), heads)](
-        packed, cosine, sine, tokens, row_width, HALF=cosine.shape[1], ROWS=_TILE, num_warps=4
+        packed, cosine, sine, tokens, row_width, BACK=back, HALF=cosine.shape[1], ROWS=_TILE, num_warps=4
     )
-
-
-@triton.jit
-def _pack_kernel(
-    query, key, value, cosine, sine, packed, sums, tokens, per_program,
-    HEADS: tl.constexpr, KEYS: tl.constexpr, TURNED: tl.constexpr, SUMMED: tl.constexpr,
-    HALF: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    head, group = tl.program_id(0), tl.program_id(1)
-    lane = tl.arange(0, HALF)
-    width: tl.constexpr = 2 * HALF
-    row_width: tl.constexpr = (HEADS + 2 * KEYS) * width
-    turned = TURNED
-    if head < HEADS:
-        source, place, source_width = query, head, HEADS * width
-    elif head < HEADS + KEYS:
-        source, place, source_width = key, head - HEADS, KEYS * width
-    else:
-        source, place, source_width = value, head - HEADS - KEYS, KEYS * width
-    is_value = head >= HEADS + KEYS
-    first_sum = tl.zeros([HALF], dtype=tl.float32)
-    second_sum = tl.zeros([HALF], dtype=tl.float32)
-    for step in range(0, per_program, ROWS):
-        row = group * per_program + step + tl.arange(0, ROWS)
-        mask = (row < tokens)[:, None] & (lane < HALF)[None, :]
-        at = row.to(tl.int64)[:, None] * source_width + place * width + lane[None, :]
-        first = tl.load(source + at, mask=mask, other=0.0).to(tl.float32)
-        second = tl.load(source + at + HALF, mask=mask, other=0.0).to(tl.float32)
-        if turned:
-            turn = row[:, None] * HALF + lane[None, :]
-            cos, sin = tl.load(cosine + turn, mask=mask, other=0.0), tl.load(sine + turn, mask=mask, other=0.0)
-            cos, sin = tl.where(is_value, 1.0, cos), tl.where(is_value, 0.0, sin)
-            first, second = first * cos + second * sin, second * cos - first * sin
-        to = row.to(tl.int64)[:, None] * row_width + head * width + lane[None, :]
-        tl.store(packed + to, first.to(packed.dtype.element_ty), mask=mask)
-        tl.store(packed + to + HALF, second.to(packed.dtype.element_ty), mask=mask)
-        if SUMMED:
-            first_sum += tl.sum(first, 0)
-            second_sum += tl.sum(second, 0)
-    if SUMMED:
-        here = sums + group * row_width + head * width + lane
-        tl.store(here, first_sum)
-        tl.store(here + HALF, second_sum)
-
-
-def pack(query: Any, key: Any, value: Any, turns: tuple[Any, Any] | None, *, summed: bool) -> tuple[Any, Any | None]:
-    """Put (tokens, heads, head width) slopes side by side, turned back; with ``summed`` their sum over the tokens."""
-    tokens, heads, width = query.shape
-    keys = key.shape[1]
-    packed = query.new_empty(tokens, (heads + 2 * keys) * width)
-    groups, per_program = _groups(tokens)
-    sums = torch.empty(groups, packed.shape[1], dtype=torch.float32, device=query.device) if summed else None
-    cosine, sine = turns or (None, None)
-    _pack_kernel[(heads + 2 * keys, groups)](
-        query, key, value, cosine, sine, packed, sums, tokens, per_program,
-        HEADS=heads, KEYS=keys, TURNED=turns is not None, SUMMED=summed, HALF=width // 2, ROWS=_TILE, num_warps=4,
-    )  # fmt: skip
-    return packed, None if sums is None else _add_up(sums, packed.dtype)
 
 
 @triton.jit

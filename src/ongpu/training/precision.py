@@ -47,8 +47,12 @@ class Weights:
         """What the optimizer is about to read, after the last micro-step of a step."""
         return [weight.grad for weight in self.masters.values() if weight.grad is not None]
 
-    def publish(self) -> None:
+    def updated(self) -> None:
         """After each update of the masters."""
+        self.publish()
+
+    def publish(self) -> None:
+        """After the masters were changed."""
 
     def restore(self) -> None:
         """Give the model its float32 weights, for saving."""

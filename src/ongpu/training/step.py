@@ -88,7 +88,7 @@ class EagerStep:
         moved = [batch.to(self._device) for batch in batches]
         result = gradients(self._weights, self._optimizer, moved, config=self._config, reduction=self._reduction)
         self._optimizer.step()
-        self._weights.publish()
+        self._weights.updated()
         return result
 
 
@@ -132,7 +132,7 @@ class RecordedStep:
                 target.copy_(source, non_blocking=True)
         self._graph.replay()
         self._optimizer.step()
-        self._weights.publish()
+        self._weights.updated()
         return self._result
 
     def _record_or_launch(self, batches: Sequence[Batch]) -> None:
