@@ -11,6 +11,12 @@ from typing import Any, NoReturn
 import pytest
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The marks of the fault table (docs/reliability.md), which benchmarks/faults.py reads."""
+    config.addinivalue_line("markers", "fault(number, ...): the test makes these faults and asserts that they bit")
+    config.addinivalue_line("markers", "slow_fault: only in the full pass over the faults, benchmarks/faults.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked ``gpu`` run where an NVIDIA device file is; elsewhere they are skipped by that mark alone."""
     import pathlib

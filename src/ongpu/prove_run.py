@@ -24,7 +24,7 @@ from ongpu.proof.answers import (
     next_after,
 )
 from ongpu.proof.blocked import RUN_PHASE, failure_of_log, record_block
-from ongpu.proof.bundle import LOG_FILE, Bundle, Sealed, Start
+from ongpu.proof.bundle import LOG_FILE, Bundle, Start
 from ongpu.proof.doors import Doors, redactor_for
 
 _DEFAULT_BUNDLE = Path("ongpu_runs/run")
@@ -144,16 +144,16 @@ def prove_run(
                 failure = failure_of_log(folder / LOG_FILE, _how(result))
                 record_block(bundle, failure, phase=RUN_PHASE)
         except KeyboardInterrupt:
-            sealed = _seal(bundle, doors, end="interrupted")
+            sealed = bundle.close(end="interrupted")
             raise InterruptedRunError(
                 "Interrupted before the command had ended." if result is None else "Interrupted.",
                 next_step=f"What was observed is sealed in {sealed.folder}; run it again for a new bundle.",
             ) from None
         except BaseException:
             with contextlib.suppress(OngpuError):  # the first error is the one to tell
-                _seal(bundle, doors, end="failed")
+                bundle.close(end="failed")
             raise
-        sealed = _seal(bundle, doors, end=_end(result))
+        sealed = bundle.close(end=_end(result))
         if interrupts.waiting:
             raise InterruptedRunError(
                 "Interrupted while the evidence was sealed.",
@@ -219,7 +219,7 @@ def prove_here(
             end = "interrupted"
             raise
         finally:
-            sealed = _seal(bundle, doors, end=end)
+            sealed = bundle.close(end=end)
             part.report = RunReport(
                 verdict=sealed.verdict,
                 bundle=str(sealed.folder),
@@ -242,11 +242,6 @@ def _negative_control(bundle: Bundle, command: tuple[str, ...], settings: GuardS
     )
     if bundle.guarded(command, settings=hidden).interrupted:
         raise KeyboardInterrupt
-
-
-def _seal(bundle: Bundle, doors: Doors, *, end: str) -> Sealed:
-    bundle.text("env_info.txt", doors.pages.env_info(bundle.observations()))
-    return bundle.close(end=end)
 
 
 def _how(result: GuardResult) -> str:

@@ -40,6 +40,7 @@ int nvmlInit_v2(void) { return 0; }
 int nvmlInitWithFlags(unsigned flags) { (void)flags; return 0; }
 int nvmlShutdown(void) { return 0; }
 const char *nvmlErrorString(int code) { static char text[32]; snprintf(text, sizeof text, "stand-in error %d", code); return text; }
+int nvmlSystemGetNVMLVersion(char *out, unsigned n) { snprintf(out, n, "13.580.159.04"); return 0; }
 int nvmlSystemGetDriverVersion(char *out, unsigned n) { snprintf(out, n, "580.159.04"); return 0; }
 int nvmlDeviceGetCount_v2(unsigned *count) { *count = 1; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d) { (void)i; *d = (void *)1; return 0; }

@@ -8,10 +8,14 @@ def main() -> None:
 
     Ctrl-C, a request to end and a terminal that closes are one thing from the first import to the last line.
     """
-    import os
+    import contextlib
+    import errno
     import signal
     import sys
 
+    from ongpu.cli.streams import leave, open_closed_ones
+
+    open_closed_ones()
     try:
         from ongpu.machine.interrupts import Interrupts
 
@@ -24,7 +28,15 @@ def main() -> None:
         sys.stderr.write("ongpu: Interrupted.\nNext: Nothing was left running; run it again.\n")
         status = 130
     except BrokenPipeError:  # `| head` has left; what is still held back must not fail once more at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave(sys.stdout)
+        status = 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG) or error.filename is not None:
+            raise
+        leave(sys.stdout)
+        told = f"ongpu: what it has to say cannot be written: {error.strerror}.\nNext: Send it where there is room.\n"
+        with contextlib.suppress(OSError):
+            sys.stderr.write(told)
         status = 1
     if status == 130:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses it twice: it is leaving already

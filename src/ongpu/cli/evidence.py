@@ -114,7 +114,14 @@ def recover(bundle: Bundle) -> int:
     from ongpu.evidence.redact import Redactor
     from ongpu.evidence.seal import recover as reseal
     from ongpu.machine.clock import RealClock
+    from ongpu.report.pages import BundlePages
 
-    path = reseal(bundle, clock=SystemClock(), boot_id=RealClock().boot_id(), redact=Redactor(dict(os.environ)))
+    path = reseal(
+        bundle,
+        clock=SystemClock(),
+        boot_id=RealClock().boot_id(),
+        redact=Redactor(dict(os.environ)),
+        pages=BundlePages().recovered,
+    )
     print(f"Sealed as interrupted: {path}")
     return 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import sys
 import time
 from types import TracebackType
 from typing import Protocol, Self
@@ -14,6 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from ongpu.cli.streams import Patient
 from ongpu.enable import Phase, PhaseOutcome
 
 # Control sequences and control characters have no place in a one-line view of a child's output.
@@ -32,12 +33,10 @@ _MARK = {
 
 
 class PatientConsole(Console):
-    """A console whose reader may leave: ``| head`` ends what is shown, not the training."""
+    """A console whose reader may leave, or whose disk may be full: that ends what is shown, not the training."""
 
-    def on_broken_pipe(self) -> None:
-        """Show nothing any more, and go on; what is still held back goes nowhere."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+    def __init__(self, *, stderr: bool) -> None:
+        super().__init__(file=Patient(sys.stderr if stderr else sys.stdout).as_file())
 
 
 class View(Protocol):

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from ongpu.cli import keys
-from ongpu.cli.frame import AsJson, command, show
+from ongpu.cli.frame import AsJson, command
+from ongpu.cli.streams import tell
 from ongpu.errors import UsageError, WorkError
 
 Command = Annotated[list[str] | None, typer.Argument(help="The training command, after --.", show_default=False)]
@@ -101,7 +102,7 @@ def enable(
     if as_json:
         sys.stdout.write(to_json("enable", report))
     else:
-        show(terminal.enabled(report))
+        tell(terminal.enabled(report))
     return report.exit_status
 
 
@@ -146,7 +147,7 @@ def run(
     report = prove_run(
         request, doors=doors(), argv=tuple(sys.argv), console=sys.stdout.buffer, console_err=sys.stderr.buffer
     )
-    show(terminal.ran(report), to_stderr=True)
+    tell(terminal.ran(report), to_stderr=True)
     if json_file is not None:
         try:
             json_file.write_bytes((Path(report.bundle) / "verdict.json").read_bytes())

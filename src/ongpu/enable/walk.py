@@ -172,7 +172,6 @@ def _train_variables(
 def _seal(road: Road, doors: Doors, *, end: str) -> Sealed:
     road.watch.phase_began("evidence")
     began_s = doors.clock.mono_s()
-    road.bundle.text("env_info.txt", doors.pages.env_info(road.bundle.observations()))
     sealed = road.bundle.close(end=end)
     phase = Phase(
         name="evidence",

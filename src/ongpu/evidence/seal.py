@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from ongpu.domain.verdict import Verdict
+from ongpu.domain.witness import Observation
 from ongpu.errors import RefusedError, UsageError, WorkError
 from ongpu.evidence import challenge, statement
 from ongpu.evidence.archive import ArchiveError, Contents, Limits, read_bundle
@@ -16,11 +17,15 @@ from ongpu.evidence.chain import scan_journal
 from ongpu.evidence.dsse import Signer
 from ongpu.evidence.journal import Clock, Journal, JournalError, sync_folder
 from ongpu.evidence.recompute import recompute
+from ongpu.evidence.redact import redact_folder
 from ongpu.evidence.statement import ENVELOPE_NAME, JOURNAL_NAME, MANIFEST_NAME
 
+Pages: TypeAlias = Callable[[Sequence[Observation], Verdict, Sequence[str]], Mapping[str, str]]
 # A run seals its own files: slow disks get the time they need.
 _SEAL_LIMITS: Final = Limits(seconds=600.0)
 _TEMPORARY: Final = frozenset({f".{MANIFEST_NAME}.tmp", f".{ENVELOPE_NAME}.tmp"})
+# Written from the verdict at the end of a run: what a run that was cut off left of them says another one.
+_PAGES: Final = ("README.md", "verdict.json")
 
 
 def new_start(
@@ -125,11 +130,15 @@ def recover(
     clock: Clock,
     boot_id: str | None,
     redact: Callable[[str], str],
+    pages: Pages | None = None,
 ) -> Path:
     """Seal what a crashed run left, as interrupted; it can never be proven. Returns the manifest's path.
 
-    A torn last line is dropped and its length recorded. A journal that is damaged otherwise is left as it is.
+    A torn last line is dropped and its length recorded. A journal that is damaged otherwise is left as it is. Files are
+    searched for the secrets that ``redact`` knows now; names that a pseudonymous run would have replaced stay in them.
+    ``pages`` writes ``README.md`` and ``verdict.json`` anew; without it the bundle has none.
 
+    :raises WorkError: a file could not be searched, or the disk not take the seal.
     :raises UsageError: there is nothing to recover here: no journal, a manifest already, or a living run.
     :raises RefusedError: the journal is damaged.
     """
@@ -147,13 +156,36 @@ def recover(
                 f"{folder} holds no complete record: the run died before it began.",
                 next_step="Delete the folder and run again.",
             )
-        for name in (*_TEMPORARY, ENVELOPE_NAME):
+        for name in (*_TEMPORARY, ENVELOPE_NAME, *_PAGES):
             (folder / name).unlink(missing_ok=True)
+        if not any(one.kind == "files" for one in journal.observations()):
+            redact_folder(folder, redact)  # the run died before it had searched what its command wrote
         journal.record("recovered", {"boot_id_now": boot_id, "dropped_bytes": journal.dropped_bytes})
+        if pages is not None:
+            _write_pages(folder, journal, pages=pages, redact=redact)
         return _seal(folder, journal, verdict=None, signer=None)
     finally:
         with contextlib.suppress(WorkError):
             journal.close()
+
+
+def _write_pages(folder: Path, journal: Journal, *, pages: Pages, redact: Callable[[str], str]) -> None:
+    observations = journal.observations()
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    try:
+        written = pages(observations, recompute(observations), sorted([*names, *_PAGES]))
+        for name, text in written.items():
+            (folder / name).write_bytes(redact(text).encode("utf-8", "replace"))
+    except ValueError as error:
+        raise RefusedError(
+            f"No verdict follows from the journal in {folder}: {error}.",
+            next_step="Report this as a defect of ongpu, with the journal.",
+        ) from error
+    except OSError as error:
+        raise WorkError(
+            f"The pages in {folder} could not be written: {error.strerror}.",
+            next_step=f"Free space on that disk, then run: ongpu evidence recover {folder}",
+        ) from error
 
 
 def _read(folder: Path) -> Contents:

@@ -24,11 +24,11 @@ CHUNK = 65536
 class Keep:
     """The log file: every byte in the order it came, up to a cap; the digest is of everything.
 
-    :param head_bytes: kept from the start.
+    :param head_bytes: kept from the start. A bundle may hold three such logs beside its journal, and 256 MiB in all.
     :param tail_bytes: kept from the end once the head is full; what lies between is counted, and named in the file.
     """
 
-    def __init__(self, path: Path | None, *, head_bytes: int = 256 << 20, tail_bytes: int = 4 << 20) -> None:
+    def __init__(self, path: Path | None, *, head_bytes: int = 32 << 20, tail_bytes: int = 4 << 20) -> None:
         self._path = path
         self._head_left = head_bytes
         self._tail_bytes = tail_bytes

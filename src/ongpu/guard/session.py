@@ -112,7 +112,10 @@ class _Session:
 
     @contextlib.contextmanager
     def _forwarding(self) -> Iterator[None]:
-        """Signals reach the command; ours is to note them. Only the main thread can have handlers."""
+        """Signals reach the command; ours is to note them. Only the main thread can have handlers.
+
+        One that is ignored already stays so, here and in the command, which inherits that: ``nohup`` means the hangup.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -120,7 +123,8 @@ class _Session:
         def note(number: int, _frame: FrameType | None) -> None:
             self._signals.put(number)
 
-        before = {number: signal.signal(number, note) for number in _FORWARDED}
+        heeded = [number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, note) for number in heeded}
         try:
             yield
         finally:

@@ -34,8 +34,8 @@ class Member:
 
 
 def read_processes() -> dict[int, Member]:
-    """Every process that can be seen, by pid. Processes that end meanwhile are left out."""
-    if sys.platform == "linux" and Path("/proc/self/stat").exists():
+    """Every process that can be seen, by pid: none where ``/proc`` is hidden. Those that end meanwhile are left out."""
+    if sys.platform == "linux":
         return _read_proc()
     found: dict[int, Member] = {}
     for process in psutil.process_iter():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Protocol
@@ -37,8 +38,9 @@ class RealClock:
         return time.monotonic()
 
     def boot_id(self) -> str:
-        """Linux's random id of the boot; elsewhere the second the machine was booted in."""
-        try:
+        """Linux's random id of the boot; elsewhere the second the machine was booted in; empty where nothing tells."""
+        with contextlib.suppress(OSError):
             return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        except OSError:
+        with contextlib.suppress(OSError, RuntimeError, psutil.Error):
             return f"booted-{int(psutil.boot_time())}"
+        return ""

@@ -17,12 +17,13 @@ from typing import BinaryIO
 from ongpu.domain.plain import plain
 from ongpu.domain.verdict import Verdict
 from ongpu.domain.witness import Observation
-from ongpu.errors import OngpuError, WorkError
+from ongpu.errors import InterruptedRunError, OngpuError, WorkError
 from ongpu.evidence.dsse import Signer
 from ongpu.evidence.journal import JOURNAL_NAME, Journal
 from ongpu.evidence.recompute import recompute
 from ongpu.evidence.redact import Redactor, redact_file
 from ongpu.evidence.seal import new_start, seal
+from ongpu.evidence.statement import MANIFEST_NAME
 from ongpu.guard.session import GuardResult, GuardSettings, run_guarded
 from ongpu.proof.doors import Doors
 from ongpu.proof.snapshot import Snapshot
@@ -188,14 +189,25 @@ class Bundle:
         return sorted(path.relative_to(self.folder).as_posix() for path in found)
 
     def close(self, *, end: str) -> Sealed:
-        """List the files, judge what the journal holds, write the README, seal.
+        """Write ``env_info.txt``, list the files, judge what the journal holds, write the README, seal.
 
         :param end: ``completed``, ``failed``, ``blocked`` or ``interrupted``.
         :raises WorkError: the disk could not take it. The folder is not sealed then, and can be recovered.
+        :raises InterruptedRunError: the user insisted on an end; whether it was sealed by then, its next step tells.
         """
         self._journal.give_back_reserve()
         try:
             return self._close(end=end)
+        except KeyboardInterrupt:
+            with contextlib.suppress(WorkError):
+                self._journal.close()
+            sealed = (self.folder / MANIFEST_NAME).exists()
+            raise InterruptedRunError(
+                f"Interrupted while the evidence was sealed{'' if sealed else ', before it was'}.",
+                next_step=f"It is complete: ongpu evidence check {self.folder}"
+                if sealed
+                else f"Nothing was left running; seal what is there: ongpu evidence recover {self.folder}",
+            ) from None
         except (OSError, WorkError) as error:
             with contextlib.suppress(WorkError):
                 self._journal.close()
@@ -206,6 +218,7 @@ class Bundle:
             ) from error
 
     def _close(self, *, end: str) -> Sealed:
+        self.text("env_info.txt", self._doors.pages.env_info(self.observations()))
         names = self.files()
         self.record("files", {"files": [self._digest(name) for name in names]})
         self.record("run.end", {"end": end})

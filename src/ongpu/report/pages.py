@@ -21,6 +21,7 @@ from ongpu.domain.ranks import ranks
 from ongpu.domain.verdict import Outcome, Verdict
 from ongpu.domain.witness import Observation
 from ongpu.errors import UsageError
+from ongpu.proof.bundle import REHEARSED
 from ongpu.report.document import RunDocument, from_json
 from ongpu.report.json_text import to_json
 
@@ -148,3 +149,13 @@ class BundlePages:
             proven=Outcome.PROVEN,
             mark={Outcome.PROVEN: "x", Outcome.REFUTED: " ", Outcome.UNKNOWN: " "},
         )
+
+    def recovered(
+        self, observations: Sequence[Observation], verdict: Verdict, files: Sequence[str]
+    ) -> Mapping[str, str]:
+        """The pages that a run which was cut off could not write, by name."""
+        readme = self.readme(observations, verdict, files)
+        return {
+            "README.md": f"{REHEARSED}\n\n{readme}" if verdict.simulated else readme,
+            "verdict.json": self.verdict(observations, verdict),
+        }
