@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ongpu import catalog
-from ongpu.domain.gpu_name import same_model
+from ongpu.domain.gpu_name import same_gpu, same_model
 from ongpu.domain.verdict import Outcome
 
 GIB = 1 << 30
@@ -103,3 +103,22 @@ def test_two_models_of_different_capability_are_never_one(one: str, other: str) 
 @given(expected=st.text(max_size=30), seen=st.text(max_size=30))
 def test_any_text_gets_an_answer(expected: str, seen: str) -> None:
     assert same_model(expected, seen).reason
+
+
+UUID = "GPU-aaaaaaaa-0000-1111-2222-333333333333"
+
+
+@pytest.mark.parametrize(
+    ("expected", "uuid", "outcome"),
+    [
+        (UUID, UUID, Outcome.PROVEN),
+        (UUID.replace("a", "A"), UUID, Outcome.PROVEN),
+        (UUID, UUID.replace("a", "b"), Outcome.REFUTED),
+        (UUID[:20], UUID, Outcome.REFUTED),
+        (UUID, None, Outcome.UNKNOWN),
+        ("H100", UUID, Outcome.PROVEN),
+        ("A100", UUID, Outcome.REFUTED),
+    ],
+)
+def test_one_very_gpu_can_be_expected(expected: str, uuid: str | None, outcome: Outcome) -> None:
+    assert same_gpu(expected, name="NVIDIA H100 PCIe", uuid=uuid, memory_bytes=None).outcome is outcome

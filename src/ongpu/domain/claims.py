@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ongpu.domain.case import Answer, Case, child_ended_well, proven, refuted, unknown
-from ongpu.domain.gpu_name import same_model
+from ongpu.domain.gpu_name import same_gpu
 from ongpu.domain.readings import Readings, RoleReadings
 from ongpu.domain.speed import REQUIRED_SPEED_RATIO, faster_than_cpu
 from ongpu.domain.testimony import MIB, inside
@@ -212,7 +212,7 @@ def _same_device(role: RoleReadings, uuid: str, expected: str) -> Answer:
     device = role.baseline.get(uuid)
     if device is None:
         return unknown(f"NVML did not name {uuid}")
-    match = same_model(expected, device.name, seen_memory_bytes=device.memory_bytes)
+    match = same_gpu(expected, name=device.name, uuid=uuid, memory_bytes=device.memory_bytes)
     reason = f"{device.name} ({uuid}) trained: {match.reason}"
     return Answer(outcome=match.outcome, reason=reason, observations=(device.seq,))
 
@@ -221,7 +221,9 @@ def _expected_without_training(case: Case) -> Answer:
     """Nothing trained on a device: the expectation can still be refuted by what is in the machine."""
     expected, baseline = case.readings.expect_gpu, case.role.baseline
     if expected is not None and baseline:
-        matches = [same_model(expected, one.name, seen_memory_bytes=one.memory_bytes) for one in baseline.values()]
+        matches = [
+            same_gpu(expected, name=one.name, uuid=one.uuid, memory_bytes=one.memory_bytes) for one in baseline.values()
+        ]
         if all(match.outcome is Outcome.REFUTED for match in matches):
             seqs = [one.seq for one in baseline.values()]
             return refuted(f"no GPU of this machine is it: {'; '.join(match.reason for match in matches)}", *seqs)

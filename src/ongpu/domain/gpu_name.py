@@ -84,6 +84,17 @@ def same_model(
     return match
 
 
+def same_gpu(expected: str, *, name: str, uuid: str | None, memory_bytes: int | None) -> NameMatch:
+    """Whether a device is the one ``expected``: a model as in :func:`same_model`, or one very GPU by its UUID."""
+    if not expected.startswith(("GPU-", "MIG-")):
+        return same_model(expected, name, seen_memory_bytes=memory_bytes)
+    if uuid is None:
+        return NameMatch(outcome=Outcome.UNKNOWN, reason="the device gives no UUID")
+    if uuid.lower() == expected.lower():
+        return NameMatch(outcome=Outcome.PROVEN, reason=f"the device is {uuid}, as expected")
+    return _refuted(f"expected {expected}; the device is {uuid}")
+
+
 def _compare(
     want: tuple[str, ...], have: tuple[str, ...], *, expected: str, seen: str, seen_memory_bytes: int | None
 ) -> NameMatch:

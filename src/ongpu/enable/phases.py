@@ -17,7 +17,7 @@ from ongpu.domain.blocked import diagnose_blocked
 from ongpu.domain.build import Decision, DecisionKind
 from ongpu.domain.coverage import CodeVerdict
 from ongpu.domain.environment import Environment
-from ongpu.domain.gpu_name import same_model
+from ongpu.domain.gpu_name import same_gpu
 from ongpu.domain.machine import Device, Machine
 from ongpu.domain.verdict import Cause, Outcome
 from ongpu.domain.visible import visible_devices
@@ -237,7 +237,8 @@ def choose_device(machine: Machine, expect_gpu: str | None) -> Device | None:
     devices = visible_devices(machine).devices
     for device in devices if expect_gpu else ():
         assert expect_gpu is not None
-        if same_model(expect_gpu, device.name, seen_memory_bytes=device.memory_bytes).outcome is Outcome.PROVEN:
+        match = same_gpu(expect_gpu, name=device.name, uuid=device.uuid, memory_bytes=device.memory_bytes)
+        if match.outcome is Outcome.PROVEN:
             return device
     return devices[0] if devices else None
 
