@@ -36,7 +36,7 @@ def read_code(environment: Environment, *, deep: bool = False) -> InstalledCode:
     others = frozenset(
         one.name for one in environment.packages if one.name != "torch" and not one.name.startswith(_WITH_TORCH)
     )
-    packages = scan_paths(folders, deep=deep, names=others) if folders and others else None
+    packages = scan_paths(folders, deep=deep, names=others, libraries_only=not deep) if folders and others else None
     return InstalledCode(torch=torch, packages=packages, torch_folders=tuple(str(one) for one in torch_folders))
 
 

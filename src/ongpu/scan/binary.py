@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ _ET_REL: Final = 1
 _EXECUTABLE: Final = frozenset({".nv_fatbin", ".nv_fatb"})
 _RELOCATABLE: Final = frozenset({"__nv_relfatbin", "__nv_rel"})
 _ROCM: Final = frozenset({".hip_fatbin", ".hip_fat"})
+# Without `deep` nothing else is asked of a file, and most files have no such section.
+_ANNOUNCING: Final = functools.partial(elf.read_sections, named=(b".nv_fatb", b"__nv_rel", b".hip_fat"))
 _AR: Final = (b"!<arch>\n", b"!<thin>\n")
 _PINNED_BEFORE_BYTES: Final = 64 << 10
 _PTX_HEAD_BYTES: Final = 64 << 10
@@ -73,7 +76,7 @@ def scan_reader(reader: Reader, *, path: str, deep: bool = True) -> BinaryCovera
                 if isinstance(reader, ForwardReader):
                     # The names of the sections lie just before their table, and other data may follow both.
                     reader.pin(header.table_at - _PINNED_BEFORE_BYTES, _PINNED_BEFORE_BYTES + header.sections * 64)
-                rocm = _scan_sections(reader, tally, elf.read_sections, deep=deep)
+                rocm = _scan_sections(reader, tally, elf.read_sections if deep else _ANNOUNCING, deep=deep)
         elif head.startswith(b"MZ"):
             file_format = "pe"
             rocm = _scan_sections(reader, tally, pe.read_sections, deep=deep)

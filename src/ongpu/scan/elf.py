@@ -42,31 +42,36 @@ class Header:
             raise MalformedError(f"section headers of {row[11]} bytes")
 
 
-def read_sections(reader: Reader) -> tuple[Section, ...]:
+def read_sections(reader: Reader, *, named: tuple[bytes, ...] = ()) -> tuple[Section, ...]:
     """The sections of an ELF file that have bytes in it.
 
     A file stripped of its section table is described by its loaded segments instead, each called
     ``(segment N)``. Raises :class:`MalformedError`.
+
+    :param named: where none of these is among the names of its sections, no other one is told either.
     """
     header = Header(reader.read_at(0, HEADER_BYTES))
     if not header.table_at:
         return _segments(reader, header)
-    first = reader.read_at(header.table_at, _SECTION.size)
-    if len(first) < _SECTION.size:
+    table = reader.read_at(header.table_at, max(1, header.sections) * _SECTION.size)
+    if len(table) < _SECTION.size:
         raise MalformedError("the section table lies outside the file")
-    row = _SECTION.unpack(first)
     # Extended numbering: more than 65,279 sections are counted in the first section header.
+    row = _SECTION.unpack_from(table)
     count = header.sections or row[5]
     names_index = row[6] if header.names == 0xFFFF else header.names
     if not 0 < count <= _MAX_SECTIONS:
         raise MalformedError(f"a section table of {count} rows")
-    table = reader.read_at(header.table_at, count * _SECTION.size)
+    if not header.sections:
+        table = reader.read_at(header.table_at, count * _SECTION.size)
     if len(table) < count * _SECTION.size or names_index >= count:
         raise MalformedError("the section table is cut off")
     names_row = _SECTION.unpack_from(table, names_index * _SECTION.size)
     if names_row[5] > _MAX_NAMES_BYTES:
         raise MalformedError("the section names are too long")
     names = reader.read_at(names_row[4], names_row[5])
+    if named and not any(one in names for one in named):
+        return ()
     found: list[Section] = []
     for row in _SECTION.iter_unpack(table):
         if row[1] != _SHT_PROGBITS or not row[5]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -15,13 +16,16 @@ from urllib.parse import unquote, urlsplit
 from ongpu.domain.coverage import BinaryCoverage, PackageCoverage, ScanReport
 from ongpu.errors import UsageError
 from ongpu.scan.binary import scan_reader
-from ongpu.scan.files import may_have_code, normalized
+from ongpu.scan.files import LIBRARY_SUFFIXES, is_library, may_have_code, normalized
 from ongpu.scan.reader import FileReader
 from ongpu.scan.tally import Tally
 
 UNOWNED: Final = "(no package)"
-_METADATA_LINES: Final = 60
-_BUILT_IN_PLACE: Final = frozenset({".so", ".pyd", ".dll", ".cubin", ".fatbin", ".ptx"})
+_METADATA_BYTES: Final = 4096
+_NAME: Final = re.compile(r"^Name:[ \t]*(\S+)[ \t\r]*$", re.MULTILINE)
+_LIBRARY_BYTES: Final = tuple(
+    one.encode() for one in (*LIBRARY_SUFFIXES, *((".DLL", ".PYD") if os.name == "nt" else ()))
+)
 _NOT_THE_PACKAGE: Final = frozenset({"__pycache__", ".git", "build", "node_modules", ".venv", ".venv-gpu", "venv"})
 _MAGIC_BYTES: Final = 8
 _MAGICS: Final = (b"\x7fELF", b"MZ", b"!<arch>\n", b"!<thin>\n", b"\x50\xed\x55\xba")
@@ -32,11 +36,17 @@ class _Owner:
     name: str
     version: str
     location: Path
-    files: dict[Path, str | None] = field(default_factory=dict)
-    """Each file that may hold code, with the digest its RECORD gives."""
+    files: dict[str, str | None] = field(default_factory=dict)
+    """The path of each file that may hold code, with the digest its RECORD gives."""
 
 
-def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: frozenset[str] | None = None) -> ScanReport:
+def scan_paths(
+    site_packages: Sequence[Path],
+    *,
+    deep: bool = True,
+    names: frozenset[str] | None = None,
+    libraries_only: bool = False,
+) -> ScanReport:
     """The coverage of every package in these folders, by the files their RECORDs name.
 
     A folder is a ``site-packages``, a conda prefix (``conda-meta``), or any folder of binaries; what no package
@@ -44,6 +54,7 @@ def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: froze
 
     :param deep: also search the data outside the fat-binary sections.
     :param names: only packages of these (normalized) names.
+    :param libraries_only: only files that a program loads, by their names, and only packages that have such.
     :raises UsageError: when a folder does not exist.
     """
     owners: list[_Owner] = []
@@ -53,7 +64,7 @@ def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: froze
             raise UsageError(
                 f"{folder} is not a folder.", next_step="Give a file, a wheel, a folder or an environment."
             )
-        owners.extend(_owners(folder, problems, names))
+        owners.extend(_owners(folder, problems, names, wanted=is_library if libraries_only else may_have_code))
     if names is None:
         owned = {path for owner in owners for path in owner.files}
         for folder in site_packages:
@@ -64,6 +75,8 @@ def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: froze
     seen: set[tuple[int, int]] = set()
     files_read = 0
     for owner in owners:
+        if libraries_only and not owner.files:
+            continue
         kept: list[BinaryCoverage] = []
         host_only = 0
         digests: set[str] = set()
@@ -86,7 +99,7 @@ def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: froze
                 digests.add(digest)
             files_read += 1
             if coverage.has_code or coverage.rocm or coverage.problems:
-                kept.append(replace(coverage, sha256=digest))
+                kept.append(coverage if digest is None else replace(coverage, sha256=digest))
                 problems.extend(f"{path}: {text}" for text in coverage.problems)
             else:
                 host_only += 1
@@ -108,24 +121,26 @@ def scan_paths(site_packages: Sequence[Path], *, deep: bool = True, names: froze
     )
 
 
-def _scan(path: Path, seen: set[tuple[int, int]], *, deep: bool) -> BinaryCoverage | None:
-    status = path.stat()
+def _scan(path: str, seen: set[tuple[int, int]], *, deep: bool) -> BinaryCoverage | None:
+    status = os.stat(path)  # noqa: PTH116 - thousands of files, of which a Path each takes as long as the reading
     identity = (status.st_dev, status.st_ino)
     if not stat.S_ISREG(status.st_mode) or (status.st_ino and identity in seen):
         return None
     seen.add(identity)
-    with FileReader(path) as reader:
-        if not reader.read_at(0, _MAGIC_BYTES).startswith(_MAGICS) and path.suffix != ".ptx":
+    with FileReader(path, status) as reader:
+        if not reader.read_at(0, _MAGIC_BYTES).startswith(_MAGICS) and not path.endswith(".ptx"):
             return None
         try:
-            return scan_reader(reader, path=str(path), deep=deep)
+            return scan_reader(reader, path=path, deep=deep)
         except OSError as error:
             tally = Tally()
             tally.problem(f"reading failed: {error.strerror or error}")
-            return tally.unreadable(path=str(path), size_bytes=reader.size)
+            return tally.unreadable(path=path, size_bytes=reader.size)
 
 
-def _owners(folder: Path, problems: list[str], names: frozenset[str] | None) -> Iterator[_Owner]:
+def _owners(
+    folder: Path, problems: list[str], names: frozenset[str] | None, *, wanted: Callable[[str], bool]
+) -> Iterator[_Owner]:
     try:
         entries = sorted(path.name for path in folder.iterdir())
     except OSError as error:
@@ -134,45 +149,72 @@ def _owners(folder: Path, problems: list[str], names: frozenset[str] | None) -> 
         ) from error
     for entry in entries:
         if entry.endswith(".dist-info") and (names is None or normalized(entry.partition("-")[0]) in names):
-            yield _read_record(folder, entry, problems)
+            yield _read_record(folder, entry, problems, wanted)
     conda = folder / "conda-meta"
     if conda.is_dir():
         for path in sorted(conda.glob("*.json")):
-            owner = _read_conda(folder, path, problems)
+            owner = _read_conda(folder, path, problems, wanted)
             if owner is not None and (names is None or normalized(owner.name) in names):
                 yield owner
 
 
-def _read_record(folder: Path, entry: str, problems: list[str]) -> _Owner:
+def _read_record(folder: Path, entry: str, problems: list[str], wanted: Callable[[str], bool]) -> _Owner:
     stem = entry.removesuffix(".dist-info")
     name, _, version = stem.partition("-")
-    owner = _Owner(name=_metadata_name(folder / entry) or name, version=version, location=folder)
+    owner = _Owner(name=name, version=version, location=folder)
+    base, dist_info = f"{folder}{os.sep}", folder / entry
     try:
-        text = (folder / entry / "RECORD").read_text(encoding="utf-8", errors="replace")
+        record = (dist_info / "RECORD").read_bytes()
     except OSError:
-        problems.append(f"{owner.name}: no RECORD in {folder / entry}, so its files are counted as nobody's")
+        owner.name = _metadata_name(dist_info) or name
+        problems.append(f"{owner.name}: no RECORD in {dist_info}, so its files are counted as nobody's")
         return owner
     try:
-        for row in csv.reader(line for line in text.splitlines() if "\0" not in line):
-            if row and may_have_code(row[0]):
-                owner.files[folder / row[0]] = row[1] if len(row) > 1 and row[1] else None
+        # Most packages are of Python alone, which is told without going through their rows.
+        if wanted is may_have_code or any(suffix in record for suffix in _LIBRARY_BYTES):
+            for row, digest in _rows(record.decode("utf-8", "replace")):
+                if wanted(row):
+                    owner.files[_joined(base, row)] = digest or None
     except csv.Error as error:
-        problems.append(f"{owner.name}: RECORD in {folder / entry} is broken: {error}")
-    owner.files.update(dict.fromkeys(_editable_files(folder / entry)))
+        problems.append(f"{name}: RECORD in {dist_info} is broken: {error}")
+    owner.files.update(dict.fromkeys(_editable_files(dist_info)))
+    if owner.files or wanted is may_have_code:
+        owner.name = _metadata_name(dist_info) or name
     return owner
 
 
-def _editable_files(dist_info: Path) -> Iterator[Path]:
+def _rows(text: str) -> Iterator[tuple[str, str]]:
+    """Path and digest of each row of a RECORD: comma-separated, and hardly ever quoted."""
+    lines = (line for line in text.splitlines() if "\0" not in line)
+    if '"' in text:
+        for row in csv.reader(lines):
+            if row:
+                yield row[0], row[1] if len(row) > 1 else ""
+        return
+    for line in lines:
+        path, _, rest = line.partition(",")
+        if path:
+            yield path, rest.partition(",")[0]
+
+
+def _joined(base: str, row: str) -> str:
+    if "./" in row or "//" in row or os.sep != "/":
+        return str(Path(base, row))
+    return row if row.startswith("/") else base + row
+
+
+def _editable_files(dist_info: Path) -> Iterator[str]:
     """The binaries built in place of a package that was installed with ``-e`` (PEP 660): RECORD names none of them."""
     try:
-        direct = json.loads((dist_info / "direct_url.json").read_text(encoding="utf-8", errors="replace"))
+        with open(f"{dist_info}/direct_url.json", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - as above
+            direct = json.load(file)
         if not direct["dir_info"]["editable"] or not direct["url"].startswith("file:"):
             return
         source = _local(direct["url"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
     for path in _walk(source, skip=_NOT_THE_PACKAGE):
-        if path.suffix in _BUILT_IN_PLACE:
+        if path.endswith(LIBRARY_SUFFIXES):
             yield path
 
 
@@ -184,16 +226,15 @@ def _local(url: str) -> Path:
 
 def _metadata_name(dist_info: Path) -> str | None:
     try:
-        with (dist_info / "METADATA").open(encoding="utf-8", errors="replace") as lines:
-            for _, line in zip(range(_METADATA_LINES), lines, strict=False):
-                if line.startswith("Name:"):
-                    return line[5:].strip()
+        with (dist_info / "METADATA").open("rb") as file:
+            head = file.read(_METADATA_BYTES).decode("utf-8", "replace")
     except OSError:
         return None
-    return None
+    found = _NAME.search(head)
+    return found[1] if found else None
 
 
-def _read_conda(prefix: Path, path: Path, problems: list[str]) -> _Owner | None:
+def _read_conda(prefix: Path, path: Path, problems: list[str], wanted: Callable[[str], bool]) -> _Owner | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8", errors="replace"))
         name, version, files = str(data["name"]), str(data["version"]), list(data["files"])
@@ -201,13 +242,13 @@ def _read_conda(prefix: Path, path: Path, problems: list[str]) -> _Owner | None:
         problems.append(f"{path} is no conda record: {error}")
         return None
     owner = _Owner(name=name, version=version, location=prefix)
-    owner.files.update({prefix / str(one): None for one in files if may_have_code(str(one))})
+    owner.files.update((str(prefix / str(one)), None) for one in files if wanted(str(one)))
     return owner
 
 
-def _walk(folder: Path, *, skip: frozenset[str] = frozenset({"__pycache__"})) -> Iterator[Path]:
+def _walk(folder: Path, *, skip: frozenset[str] = frozenset({"__pycache__"})) -> Iterator[str]:
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(one for one in folders if one not in skip and not one.endswith(".dist-info"))
         for name in sorted(files):
             if may_have_code(name):
-                yield Path(root) / name
+                yield f"{root}{os.sep}{name}"

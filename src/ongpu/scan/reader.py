@@ -54,14 +54,19 @@ class BytesReader:
 
 
 class FileReader:
-    """A file, read where it is asked for and never whole. Close it, or use it in a ``with``."""
+    """A file, read where it is asked for and never whole. Close it, or use it in a ``with``.
 
-    def __init__(self, path: Path) -> None:
+    :param status: what ``stat`` said of it, where that was asked already.
+    """
+
+    def __init__(self, path: str | Path, status: os.stat_result | None = None) -> None:
+        status = os.stat(path) if status is None else status  # noqa: PTH116 - of either kind of path
         # Opening a pipe would wait for its writer, forever.
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-        self._size = os.fstat(self._descriptor).st_size
+        self._size = status.st_size
+        self._head = b""
         self._seeking = threading.Lock()
 
     @property
@@ -73,6 +78,13 @@ class FileReader:
         """Up to ``size`` bytes from ``offset``."""
         if offset < 0 or offset >= self._size:
             return b""
+        if offset + size <= HEAD_BYTES:  # magic, header and segments: asked for one after the other
+            if not self._head:
+                self._head = self._read(0, HEAD_BYTES)
+            return self._head[offset : offset + size]
+        return self._read(offset, size)
+
+    def _read(self, offset: int, size: int) -> bytes:
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, size, offset)
         with self._seeking:

@@ -93,6 +93,8 @@ class Tally:
         self, *, path: str, file_format: str, size_bytes: int, role: Role, rocm: bool = False, deep: bool = True
     ) -> BinaryCoverage:
         """The file's coverage, in the order of the targets."""
+        if not (self._images or self._texts or self._opaque or self._problems):  # most files of an environment
+            return BinaryCoverage(path=path, format=file_format, size_bytes=size_bytes, role=role, rocm=rocm, deep=deep)
         executable = [(image, count) for (image, place), count in self._images.items() if place in _EXECUTABLE]
         isas = [image.isa for image, _ in executable if image.isa]
         problems = [*self._problems]
