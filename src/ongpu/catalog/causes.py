@@ -105,6 +105,7 @@ DERIVED: Final = frozenset(
         "fact-gpu-dropped-by-driver",
         "fact-gpu-pre-turing",
         "fact-gpu-turing-or-newer",
+        "fact-steps-to-the-end",
     }
 )
 # What a literal may hold for a number of the rule's ``codes``: any of them, or only one too large to be met by chance.
@@ -133,6 +134,10 @@ _CUDA_FORMS: Final = (
             "err: {large}",
             "status: {large}",
             "returned {large}",
+            "return value {large}",
+            "return code {large}",
+            "error number {large}",
+            "status {large}",
         )
     ),
 )

@@ -34,6 +34,8 @@ _PROGRESS_NEEDED: Final = 3
 # Where the log ends in an error, other ranks may have gone on for some steps after the one that failed first.
 _PROGRESS_BEFORE_ANOTHER_ERROR: Final = 30
 _FINDINGS_SHOWN: Final = 8
+# A log may end in a line or two about a checkpoint, or in a shell's prompt.
+_LINES_AFTER_STEPS: Final = 3
 
 
 # Causes that lie in the environment outlast the attempt that met them; every other one belongs to its attempt.
@@ -86,7 +88,7 @@ def diagnose(
     signals = scan(data, catalog.rules)
     facts = signals.facts.facts()
     view = _View(catalog, facts, platform or facts.platform or "linux")
-    candidates = _candidates(signals, catalog, set(signals.fired) | derived(facts))
+    candidates = _candidates(signals, catalog, set(signals.fired) | derived(facts) | _steps_to_the_end(signals))
     candidates, rejected = _last_attempt(candidates, signals)
     live, passed = _live(candidates, signals, catalog)
     rejected += passed
@@ -102,6 +104,14 @@ def diagnose(
     if quiet:
         return _choose(quiet, rejected, view)
     return _undetermined(rejected, view)
+
+
+def _steps_to_the_end(signals: Signals) -> set[str]:
+    """The context of a log whose last lines are training steps."""
+    steps = signals.fired.get(_PROGRESS)
+    if steps is None or steps.count < _PROGRESS_NEEDED or steps.hits()[-1].line < signals.lines - _LINES_AFTER_STEPS:
+        return set()
+    return {"fact-steps-to-the-end"}
 
 
 def _are_remarks(live: list[_Candidate], quiet: list[_Candidate], *, ended_in_error: bool) -> bool:
