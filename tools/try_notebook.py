@@ -3,8 +3,8 @@
     python tools/try_notebook.py FOLDER [--device cuda]
 
 Needs a Python with ongpu, torch, ipykernel and nbclient (which are no dependencies of ours). Leaves with 1 unless the
-first part ends refuted on the CPU (proven with ``--device cuda``), an error in a cell stays the cell's own, and the
-kernel's way with Ctrl-C is what it was.
+first part ends refuted on the CPU (proven with ``--device cuda``), an error in a cell stays the cell's own and is
+kept with its cause, a nonce is answered, and the kernel's way with Ctrl-C is what it was.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import signal
 import torch
 before = signal.getsignal(signal.SIGINT)
 device = {device!r}
-def train(steps):
-    model = torch.nn.Linear(4096, 4096).to(device)
+def train(steps, width=4096):
+    model = torch.nn.Linear(width, width).to(device)
     optimizer = torch.optim.AdamW(model.parameters())
     for _ in range(steps):
         optimizer.zero_grad()
-        model(torch.ones(256, 4096, device=device)).pow(2).mean().backward()
+        model(torch.ones(256, width, device=device)).pow(2).mean().backward()
         optimizer.step()
 """,
     """
@@ -37,10 +37,22 @@ with guard(evidence="first") as first:
 assert first.report.verdict.outcome.value == {expected!r}, first.report.verdict.reason
 try:
     with guard(evidence="second") as second:
-        raise ZeroDivisionError
-except ZeroDivisionError:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+except RuntimeError:
     pass
 assert second.report.verdict.outcome.value != "proven"
+assert second.report.failure.cause == "wheel-no-arch"
+nonce = "0123456789abcdef" * 4
+with guard(evidence="third", nonce=nonce) as third:
+    assert torch.initial_seed() == third.seed
+    train({steps}, width=8192)  # more than the kernel still holds of the first part
+assert third.report.verdict.outcome.value == {expected!r}, third.report.verdict.reason
+from pathlib import Path
+from ongpu.evidence.check import check
+for name, asked in (("first", None), ("second", None), ("third", nonce)):
+    report = check(Path(name), nonce=asked)
+    assert not report.problems, report.problems
+    assert (report.outcome.value == "proven") == ({expected!r} == "proven" and name != "second")
 assert signal.getsignal(signal.SIGINT) is before
 print("as it should be")
 """,

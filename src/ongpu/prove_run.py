@@ -11,6 +11,7 @@ from typing import BinaryIO
 from ongpu import __version__, probe
 from ongpu.domain.verdict import Cause, Verdict
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError
+from ongpu.evidence.challenge import seed
 from ongpu.evidence.dsse import Signer
 from ongpu.evidence.journal import free_sibling
 from ongpu.guard.here import guard_here
@@ -26,6 +27,7 @@ from ongpu.proof.answers import (
 from ongpu.proof.blocked import RUN_PHASE, failure_of_log, record_block
 from ongpu.proof.bundle import LOG_FILE, Bundle, Start
 from ongpu.proof.doors import Doors, redactor_for
+from ongpu.proof.part import check_torch_is_here, record_failure, sow
 
 _DEFAULT_BUNDLE = Path("ongpu_runs/run")
 _DEFAULT_PART = Path("ongpu_runs/part")
@@ -171,9 +173,13 @@ def prove_run(
 
 @dataclass(slots=True, kw_only=True)
 class Part:
-    """A guarded part of this process. ``report`` is there once the part has ended and its bundle is sealed."""
+    """A guarded part of this process. ``report`` is there once the part has ended and its bundle is sealed.
+
+    ``seed`` is what a nonce asks the training to start from: ``random``, NumPy and torch have it when the part begins.
+    """
 
     report: RunReport | None = None
+    seed: int | None = None
 
 
 @contextlib.contextmanager
@@ -184,26 +190,40 @@ def prove_here(
     expect_gpu: str | None = None,
     pseudonymous: bool = False,
     signer: Signer | None = None,
+    nonce: str | None = None,
     trace_steps: int | None = None,
 ) -> Iterator[Part]:
     """Watch this process while the block runs, then seal what was observed. The block's own error is passed on.
 
-    What the block prints is not kept: a notebook's output is not ours to take.
+    What the block prints is not kept: a notebook's output is not ours to take. An error that ends it is kept.
 
     :param evidence: the bundle's folder; without it, the next free ``ongpu_runs/part``.
+    :param nonce: the reviewer's challenge; the generators of this process are seeded with what follows from it.
     :param trace_steps: record the kernels of that many steps (2 to 5).
-    :raises UsageError: the folder is taken, or the expectation is empty. The block did not begin.
+    :raises UsageError: the folder is taken, the expectation is empty, or torch is not there to be seeded. The block did
+        not begin.
     :raises WorkError: the evidence could not be written.
     """
     check_expected_gpu(expect_gpu)
     check_trace_steps(trace_steps)
+    part = Part()
+    argv: tuple[str, ...] = ("ongpu.notebook.guard",)
+    if nonce is not None:
+        check_torch_is_here()
+        part.seed = seed(nonce)
+        argv = (*argv, "--seed", str(part.seed))
     folder = doors.cwd / evidence if evidence else free_sibling(doors.cwd / _DEFAULT_PART)
-    argv = ("ongpu.notebook.guard",)
     start = Start(
-        profile="run", argv=argv, expect_gpu=expect_gpu, simulated=False, compare_cpu=False, tool_version=__version__
+        profile="run",
+        argv=argv,
+        expect_gpu=expect_gpu,
+        simulated=False,
+        compare_cpu=False,
+        tool_version=__version__,
+        nonce=nonce,
     )
     settings = GuardSettings(role="train", environment=doors.host.environment(), cwd=doors.cwd, trace_steps=trace_steps)
-    part = Part()
+    failure: BlockedError | None = None
     with doors.interrupts as interrupts, interrupts.held():
         redactor = redactor_for(doors, pseudonymous=pseudonymous)
         bundle = Bundle.open(folder, start=start, doors=doors, redactor=redactor, signer=signer)
@@ -213,10 +233,15 @@ def prove_here(
                 machine = probe.probe(nvml=doors.nvml, processes=doors.processes, host=doors.host, list_pythons=False)
                 bundle.value("machine", machine)
                 with guard_here(settings=settings, recorder=bundle, argv=argv):
+                    if part.seed is not None:
+                        sow(part.seed)
                     yield part
             end = "completed"
         except KeyboardInterrupt:
             end = "interrupted"
+            raise
+        except Exception as error:
+            failure = record_failure(bundle, error)
             raise
         finally:
             sealed = bundle.close(end=end)
@@ -226,6 +251,7 @@ def prove_here(
                 status=0 if end == "completed" else 1,
                 stopped=None,
                 interrupted=end == "interrupted",
+                failure=failure,
             )
 
 

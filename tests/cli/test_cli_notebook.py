@@ -42,9 +42,9 @@ print("OUTCOME", first.report.verdict.outcome, first.report.bundle)
 try:
     with guard(evidence="second") as second:
         train(1)
-        1 / 0
-except ZeroDivisionError:
-    print("SECOND", second.report.bundle)
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+except RuntimeError:
+    print("SECOND", second.report.failure.cause, second.report.status)
 try:
     with guard(evidence="second"):
         print("BEGUN")
@@ -55,9 +55,37 @@ except Exception as error:
     assert ran.returncode == 0, ran.stderr
     assert f"OUTCOME refuted {tmp_path / 'ongpu_runs' / 'part'}" in ran.stdout
     assert "Verdict: refuted" in ran.stdout and "TAKEN" in ran.stdout and "BEGUN" not in ran.stdout
+    assert "SECOND wheel-no-arch 1" in ran.stdout
+    assert "Phase: run" in (tmp_path / "second" / "blocked.txt").read_text().replace("Blocked in phase", "Phase")
+    assert "no kernel image" in (tmp_path / "second" / "training_log.txt").read_text()
     for name, end in (("ongpu_runs/part", "completed"), ("second", "failed")):
         assert ongpu(["evidence", "check", name], cwd=tmp_path).status == 0
         assert f'"end":"{end}"' in (tmp_path / name / "journal.jsonl").read_text("utf-8")
+
+
+def test_a_part_answers_a_nonce(tmp_path: Path) -> None:
+    nonce = "0123456789abcdef" * 4
+    text = f"""
+import random
+from ongpu.notebook import guard
+try:
+    with guard(nonce="{nonce}"):
+        print("BEGUN")
+except Exception as error:
+    print("TOO EARLY", error)
+{TRAIN}
+with guard(evidence="answered", nonce="{nonce}") as part:
+    drawn = random.random()
+    train(3)
+print("SEEDED", random.Random(part.seed).random() == drawn)
+"""
+    ran = cells(text, tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "TOO EARLY A nonce seeds the training" in ran.stdout and "BEGUN" not in ran.stdout
+    assert "SEEDED True" in ran.stdout and not (tmp_path / "ongpu_runs").exists()
+    asked = ["evidence", "check", "answered", "--nonce"]
+    assert ongpu([*asked, nonce], cwd=tmp_path).status == 0
+    assert ongpu([*asked, "f" * 64], cwd=tmp_path).status == 1
 
 
 def test_import_ongpu_stays_light(tmp_path: Path) -> None:
