@@ -112,7 +112,7 @@ class SelfAttention(torch.autograd.Function):
         slope = unmix(packed, boundaries, mixed, slopes[0].contiguous(), *state, **records)
         if context.turns is not None:
             kernels.turn_(slope, context.turns, heads=records["heads"] + records["keys"], back=True)
-        to_bias = slope.sum(0) if context.has_bias else None
+        to_bias = kernels.column_sum(slope) if context.has_bias else None
         return slope @ weight.t(), x.t() @ slope, to_bias, None, None, None, None
 
 

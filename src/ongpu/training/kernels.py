@@ -185,14 +185,15 @@ def bias_gelu(product: Any, bias: Any) -> Any:
 
 @triton.jit
 def _gelu_backward_kernel(
-    product, bias, slope, result, sums, tokens, width, per_program, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
+    product, bias, slope, result, sums, tokens, width, per_program, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    AHEAD: tl.constexpr,
+):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     group = tl.program_id(1)
     inside = column < width
     added = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
     total = tl.zeros([COLUMNS], dtype=tl.float32)
-    for step in range(0, per_program, ROWS):
+    for step in tl.range(0, per_program, ROWS, num_stages=AHEAD):
         row = group * per_program + step + tl.arange(0, ROWS)
         mask = (row < tokens)[:, None] & inside[None, :]
         at = row.to(tl.int64)[:, None] * width + column[None, :]
@@ -213,9 +214,35 @@ def bias_gelu_backward(product: Any, bias: Any, slope: Any) -> tuple[Any, Any]:
     result = torch.empty_like(product)
     sums = torch.empty(groups, width, dtype=torch.float32, device=product.device)
     _gelu_backward_kernel[(triton.cdiv(width, 128), groups)](
-        product, bias, slope, result, sums, tokens, width, per_program, ROWS=_TILE, COLUMNS=128, num_warps=8
+        product, bias, slope, result, sums, tokens, width, per_program, ROWS=_TILE, COLUMNS=128, AHEAD=3, num_warps=8
     )
     return result, _add_up(sums, bias.dtype)
+
+
+@triton.jit
+def _column_sum_kernel(
+    x, sums, tokens, width, per_program, ROWS: tl.constexpr, COLUMNS: tl.constexpr, AHEAD: tl.constexpr
+):
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    group = tl.program_id(1)
+    inside = column < width
+    total = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
+    for step in tl.range(0, per_program, ROWS, num_stages=AHEAD):
+        row = group * per_program + step + tl.arange(0, ROWS)
+        mask = (row < tokens)[:, None] & inside[None, :]
+        total += tl.load(x + row.to(tl.int64)[:, None] * width + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    tl.store(sums + group * width + column, tl.sum(total, 0), mask=inside)
+
+
+def column_sum(x: Any) -> Any:
+    """The sum over the tokens, (width)."""
+    tokens, width = x.shape
+    groups, per_program = _groups(tokens)
+    sums = torch.empty(groups, width, dtype=torch.float32, device=x.device)
+    _column_sum_kernel[(triton.cdiv(width, 128), groups)](
+        x, sums, tokens, width, per_program, ROWS=_TILE, COLUMNS=128, AHEAD=3, num_warps=4
+    )
+    return _add_up(sums, x.dtype)
 
 
 def _groups(tokens: int) -> tuple[int, int]:
@@ -335,7 +362,7 @@ def cross_entropy_(logits: Any, labels: Any, *, ignored: int) -> Any:
     rows, width = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     _cross_entropy_kernel[(rows,)](
-        logits, labels, losses, width, ignored, BLOCK=min(8192, _next_power(width)), num_warps=16
+        logits, labels, losses, width, ignored, BLOCK=min(8192, _next_power(width)), num_warps=32
     )
     return losses
 
