@@ -87,10 +87,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CauseCatalog:
-    """Every cause and every rule, in the order of the file: nearest to the root first."""
+    """Every cause and every rule, in the order of the file: nearest to the root first.
+
+    A line with one of ``hypothetical`` speaks of what might be: rules with a cause do not look at it.
+    """
 
     causes: Mapping[Cause, CauseFact]
     rules: tuple[Rule, ...]
+    hypothetical: tuple[str, ...]
 
 
 # Contexts that the engine itself derives from the facts of a log; rules may name them like other rules.
@@ -157,7 +161,7 @@ def parse_causes(data: bytes) -> CauseCatalog:
     lines = {raw["id"]: raw["match"] for raw in document["rule"] if isinstance(raw["match"], list)}
     rules = tuple(_rule(raw | {"match": lines.get(str(raw["match"]), raw["match"])}) for raw in document["rule"])
     _check(rules)
-    return CauseCatalog(causes=causes, rules=rules)
+    return CauseCatalog(causes=causes, rules=rules, hypothetical=tuple(document.get("hypothetical", ())))
 
 
 @functools.cache

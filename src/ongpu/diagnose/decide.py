@@ -85,7 +85,7 @@ def diagnose(
     :param platform: ``linux``, ``windows`` or ``wsl``, for the next step; read from the log where ``None``.
     """
     catalog = catalog or load_causes()
-    signals = scan(data, catalog.rules)
+    signals = scan(data, catalog.rules, catalog.hypothetical)
     facts = signals.facts.facts()
     view = _View(catalog, facts, platform or facts.platform or "linux")
     candidates = _candidates(signals, catalog, set(signals.fired) | derived(facts) | _steps_to_the_end(signals))

@@ -135,9 +135,12 @@ class Signals:
     lines: int
 
 
-def scan(data: bytes | Iterable[bytes], rules: Sequence[Rule]) -> Signals:
-    """Match every rule against every line. Memory stays bounded whatever the size of the log."""
-    matcher = _Matcher(rules)
+def scan(data: bytes | Iterable[bytes], rules: Sequence[Rule], hypothetical: Sequence[str] = ()) -> Signals:
+    """Match every rule against every line. Memory stays bounded whatever the size of the log.
+
+    :param hypothetical: a line with one of these literals is no hit of a rule that has a cause.
+    """
+    matcher = _Matcher(rules, hypothetical)
     lines = 0
     for block in blocks(data):
         matcher.read(block)
@@ -157,7 +160,9 @@ def _exact(group: Sequence[str], codes: tuple[int, ...]) -> _Exact:
 
 
 class _Matcher:
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], hypothetical: Sequence[str]) -> None:
+        self._hypothetical = tuple(map(_kind_literal, hypothetical))
+        self._contexts = frozenset(rule.id for rule in rules if rule.cause is None)
         self.signals = {rule.id: Signal(rule=rule) for rule in rules}
         self.facts = FactReader()
         self._kind_none = {rule.id: tuple(map(_kind_literal, rule.none)) for rule in rules}
@@ -253,6 +258,9 @@ class _Matcher:
                     certain[name] = self.signals[name]
             for name in group.doubtful:
                 doubtful[name] = self.signals[name]
+        if any(literal in text for literal in self._hypothetical):
+            certain = {name: signal for name, signal in certain.items() if name in self._contexts}
+            doubtful = {name: signal for name, signal in doubtful.items() if name in self._contexts}
         if not (certain or doubtful or facts):
             return None
         rest = [signal for name, signal in doubtful.items() if name not in certain]
