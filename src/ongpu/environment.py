@@ -11,7 +11,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -254,13 +253,15 @@ def read_files(python: Path, *, reason: str) -> Environment:
 
     :param reason: why it could not; becomes the first problem.
     """
+    from importlib.metadata import distributions  # noqa: PLC0415 - 10 ms, for a Python that cannot run
+
     prefix = python.parent.parent if python.parent.name in {"bin", "Scripts"} else python.parent
     folders = [*sorted(prefix.glob("lib*/python3*/site-packages")), *sorted(prefix.glob("Lib/site-packages"))]
     folders = [one for one in dict.fromkeys(folder.resolve() for folder in folders) if one.is_dir()]
     rows: dict[str, Package] = {}
     problems = [reason]
     for folder in folders:
-        for found in metadata.distributions(path=[str(folder)]):
+        for found in distributions(path=[str(folder)]):
             try:
                 name, version = found.metadata["Name"], found.version
                 requires = tuple(found.requires or ())

@@ -185,3 +185,35 @@ def test_the_environment_is_the_one_given(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.stdout.split() == [b"1", b"None", str(tmp_path).encode()]
+
+
+def test_a_child_that_was_started_ahead_is_the_one_that_is_led() -> None:
+    door = RealProcesses(term_grace_s=1.0, drain_s=0.5)
+    words = python("import os; print(os.getpid(), os.environ.get('X'))")
+    door.start_ahead(words, env={"X": "1"})
+    pids: list[int] = []
+    other = door.run(words, timeout_s=30, env={"X": "2"}, on_start=pids.append)
+    led = door.run(words, timeout_s=30, env={"X": "1"}, on_start=pids.append)
+    again = door.run(words, timeout_s=30, env={"X": "1"}, on_start=pids.append)
+    assert [one.stdout.split() for one in (other, led, again)] == [
+        [str(pid).encode(), value] for pid, value in zip(pids, (b"2", b"1", b"1"), strict=True)
+    ]
+    assert pids[1] < pids[0] < pids[2] or len(set(pids)) == 3  # numbers may come round again
+
+
+def test_a_child_that_was_started_ahead_and_never_asked_for_is_ended() -> None:
+    door = RealProcesses(term_grace_s=1.0, drain_s=0.5)
+    before = set(psutil.Process().children())
+    door.start_ahead(python("import time; time.sleep(600)"), env={})
+    door.start_ahead(("/nowhere/at/all",), env={})
+    (left,) = set(psutil.Process().children()) - before
+    door.end_ahead()
+    door.end_ahead()
+    assert not left.is_running()
+
+
+def test_a_limit_holds_for_a_child_that_was_started_ahead() -> None:
+    door = RealProcesses(term_grace_s=0.5, drain_s=0.5)
+    words = python("import time; time.sleep(600)")
+    door.start_ahead(words, env={})
+    assert door.run(words, timeout_s=0.3, env={}).timed_out

@@ -20,10 +20,13 @@ def main() -> None:
         from ongpu.machine.interrupts import Interrupts
 
         with Interrupts():
-            from ongpu.cli.app import run
+            from ongpu.cli.ahead import asked_ahead
 
-            status = run(sys.argv[1:])
-            sys.stdout.flush()
+            with asked_ahead(sys.argv[1:]):
+                from ongpu.cli.app import run
+
+                status = run(sys.argv[1:])
+                sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stderr.write("ongpu: Interrupted.\nNext: Nothing was left running; run it again.\n")
         status = 130

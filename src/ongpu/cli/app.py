@@ -10,6 +10,7 @@ import typer
 from ongpu import __version__
 from ongpu.cli import catalog, diagnose, evidence, install, keys, look, plan, prove, report, scan
 from ongpu.cli.frame import refuse
+from ongpu.cli.plain import without_pydantic
 from ongpu.errors import UsageError
 
 # The parser's own usage error has no public name: typer brings a click of its own, or uses the other one, by version.
@@ -70,6 +71,7 @@ def run(words: Sequence[str]) -> int:
     try:
         # Not through Typer's own main: that one would answer an interrupt without a word.
         root = typer.main.get_command(app)
+        without_pydantic(root, words)
         with root.make_context("ongpu", list(words)) as context:
             root.invoke(context)
     except typer.Exit as end:

@@ -10,7 +10,12 @@ import typer
 from ongpu.cli.frame import AsJson, command, show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import RenderableType
+
+    from ongpu.domain.machine import Machine
+    from ongpu.smoke import SmokeReport
 
 Python = Annotated[
     str | None,
@@ -18,13 +23,26 @@ Python = Annotated[
 ]
 
 
-def _show(name: str, value: object, rendered: RenderableType, *, as_json: bool) -> None:
+def tell(name: str, value: object, rendered: Callable[[], RenderableType], *, as_json: bool) -> None:
+    """Print an answer: one JSON document, or text, which alone needs the terminal library."""
     if as_json:
         from ongpu.report.json_text import to_json
 
         sys.stdout.write(to_json(name, value))
     else:
-        show(rendered)
+        show(rendered())
+
+
+def _machine(found: Machine) -> RenderableType:
+    from ongpu.report import terminal
+
+    return terminal.machine(found)
+
+
+def _smoke(report: SmokeReport) -> RenderableType:
+    from ongpu.report import terminal
+
+    return terminal.smoke(report)
 
 
 @command("probe")
@@ -32,11 +50,10 @@ def probe(as_json: AsJson = False) -> int:
     """Read the machine: GPUs, driver, OS, glibc, Pythons, container, WSL. Never imports torch."""
     from ongpu.cli.outside import here
     from ongpu.probe import probe as read
-    from ongpu.report import terminal
 
     outside = here()
-    found = read(nvml=outside.nvml, processes=outside.processes, host=outside.host)
-    _show("probe", found, terminal.machine(found), as_json=as_json)
+    found = read(nvml=outside.identity, processes=outside.processes, host=outside.host)
+    tell("probe", found, lambda: _machine(found), as_json=as_json)
     return 0
 
 
@@ -49,7 +66,6 @@ def verify(python: Python = None, as_json: AsJson = False) -> int:
     from ongpu.domain.verdict import Outcome
     from ongpu.environment import choose_python
     from ongpu.errors import DoorError
-    from ongpu.report import terminal
     from ongpu.smoke import run_smoke
 
     outside = here()
@@ -60,5 +76,5 @@ def verify(python: Python = None, as_json: AsJson = False) -> int:
         print(f"NVML cannot be asked: {error}", file=sys.stderr)
         nvml = None
     report = run_smoke(python=chosen, uuid=None, nvml=nvml, processes=outside.processes, environment=dict(os.environ))
-    _show("verify", report, terminal.smoke(report), as_json=as_json)
+    tell("verify", report, lambda: _smoke(report), as_json=as_json)
     return {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}[report.outcome]

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ongpu.cli.ahead import processes as door_to_processes
 from ongpu.machine.host import RealHost
-from ongpu.machine.nvml import Nvml, open_nvml
+from ongpu.machine.nvml import Nvml, NvmlIdentity, ask_nvml, open_nvml
 from ongpu.machine.process import RealProcesses
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class Here:
     """What a command that only looks needs of this machine."""
 
     nvml: Callable[[], Nvml]
+    identity: Callable[[], NvmlIdentity]
+    """NVML for who asks only which driver and which GPUs."""
     processes: RealProcesses
     host: RealHost
     cwd: Path
@@ -30,10 +33,11 @@ class Here:
 
 def here() -> Here:
     """This machine, to look at."""
-    processes = RealProcesses()
+    processes = door_to_processes()
     environment = dict(os.environ)
     nvml = functools.partial(open_nvml, processes, python=Path(sys.executable), environment=environment)
-    return Here(nvml=nvml, processes=processes, host=RealHost(environment), cwd=Path.cwd())
+    identity = functools.partial(ask_nvml, processes, python=Path(sys.executable), environment=environment)
+    return Here(nvml=nvml, identity=identity, processes=processes, host=RealHost(environment), cwd=Path.cwd())
 
 
 def doors() -> Doors:

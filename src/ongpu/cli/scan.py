@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ongpu.cli.frame import AsJson, command, show
-from ongpu.cli.look import Python
+from ongpu.cli.look import Python, tell
 from ongpu.cli.plan import Capabilities, Gpus
 from ongpu.errors import DoorError, UsageError
 
 if TYPE_CHECKING:  # other commands must not wait for these rooms
+    from rich.console import RenderableType
+
+    from ongpu.doctor import DoctorReport
     from ongpu.domain.arch import ComputeCapability, RuntimeVersion
     from ongpu.domain.coverage import ScanReport, ScanVerdict
 
@@ -204,6 +207,12 @@ def _folder(folder: Path, *, deep: bool) -> _Looked:
     return _Looked(report=scanner.scan_paths(folders, deep=deep), runtime=runtime)
 
 
+def _examined(report: DoctorReport) -> RenderableType:
+    from ongpu.report import terminal
+
+    return terminal.doctor(report)
+
+
 @command("doctor")
 def doctor(
     python: Python = None,
@@ -234,11 +243,10 @@ def doctor(
         found = pool.submit(read_environment, chosen, processes=outside.processes)
         # The digests of the driver's files take 0.13 s, and are not judged here.
         look = functools.partial(probe, list_pythons=False, name_libraries=False)
-        machine = pool.submit(look, nvml=outside.nvml, processes=outside.processes, host=outside.host)
+        machine = pool.submit(look, nvml=outside.identity, processes=outside.processes, host=outside.host)
         from ongpu.cli.rows import known_catalog
         from ongpu.doctor import examine
         from ongpu.domain.verdict import Outcome
-        from ongpu.report import terminal
 
         report = examine(
             chosen,
@@ -250,10 +258,5 @@ def doctor(
             catalog=known_catalog,
             deep=deep,
         )
-    if as_json:
-        from ongpu.report.json_text import to_json
-
-        sys.stdout.write(to_json("doctor", report))
-    else:
-        show(terminal.doctor(report))
+    tell("doctor", report, lambda: _examined(report), as_json=as_json)
     return {Outcome.PROVEN: 0, Outcome.REFUTED: 1, Outcome.UNKNOWN: 3}[report.outcome]

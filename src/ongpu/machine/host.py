@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import sys
@@ -125,6 +124,8 @@ class RealHost:
         """The digest of a file."""
         try:
             with Path(path).open("rb") as file:
+                import hashlib  # noqa: PLC0415 - loads OpenSSL: what asks for no digest does without
+
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except (OSError, ValueError) as error:
             raise _file_error(path, error) from error
