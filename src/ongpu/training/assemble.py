@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ongpu.errors import UsageError
 from ongpu.training import gpt2, hub
@@ -22,13 +22,17 @@ from ongpu.training.optimizer import AdamW
 from ongpu.training.output import RunFolder
 from ongpu.training.policy import Policy
 from ongpu.training.precision import MasterWeights, Weights
+from ongpu.training.ranks import Alone
 from ongpu.training.records import Record, Records
+from ongpu.training.reduce import ONE_RANK, ManyRanks, OneRank
 from ongpu.training.step import EagerStep, RecordedStep, Step
 
 # settings that change where a run writes or how fast it goes, not the numbers it computes
 _NOT_COMPUTED = frozenset({"output", "device", "dataset", "log_every", "save_every", "keep_checkpoints"}) | frozenset(
-    {"tensorboard", "eval_every", "cuda_graph", "kernels", "recompute_blocks"}
+    {"tensorboard", "eval_every", "cuda_graph", "kernels", "recompute_blocks", "parallel"}
 )
+_RECORDS: Final = frozenset({"batch_size", "grad_accumulation_steps"})
+"""What counts of these is their product with the number of ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,15 +133,16 @@ def make_job(
     data_sha256: str,
     policy: Policy,
     folder: RunFolder,
+    ranks: Alone,
     warnings: Sequence[str],
     say: Callable[[str], None],
     on_evaluation: Callable[[int, float], None],
 ) -> Job:
     """Everything the loop needs, on its device."""
     kept, apart = split(examples, config)
-    network, fill = model.network.to(device), model.tokenizer.end_id
+    network, fill = model.network, model.tokenizer.end_id
     network.train()
-    weights, optimizer = _weights(network, config, device=device, native=model.native, fused=policy.kernels.taken)
+    weights, optimizer = _weights(network, config, device=device, native=model.native, policy=policy, ranks=ranks)
     stream = Stream(
         kept,
         seed=config.seed,
@@ -147,14 +152,17 @@ def make_job(
         packed=policy.packing.taken,
         fill=fill,
         pinned=device == "cuda",
+        rank=ranks.rank,
+        world_size=ranks.world_size,
     )
     if policy.recompute.taken:
         network.recompute_blocks()
     if policy.compile.taken:
         network.compile_blocks()
-    do_step: Step = EagerStep(weights, optimizer, config=config, device=device)
+    reduction = _reduction(weights, ranks)
+    do_step: Step = EagerStep(weights, optimizer, config=config, device=device, reduction=reduction)
     if policy.cuda_graph.taken:
-        do_step = RecordedStep(weights, optimizer, config=config, device=device, note=say)
+        do_step = RecordedStep(weights, optimizer, config=config, device=device, note=say, reduction=reduction)
     tokens = hashlib.sha256(repr([example.ids for example in examples]).encode()).hexdigest()
     return Job(
         config=config,
@@ -165,34 +173,60 @@ def make_job(
         stream=stream,
         held_out=HeldOut(apart, batch_size=config.batch_size, fill=fill) if apart else None,
         folder=folder,
-        settings={**_computed(config, policy), "data_sha256": data_sha256, "tokens_sha256": tokens},
+        settings={
+            **_computed(config, policy),
+            "records_a_step": config.batch_size * config.grad_accumulation_steps * ranks.world_size,
+            "data_sha256": data_sha256,
+            "tokens_sha256": tokens,
+        },
+        ranks=ranks,
         warnings=warnings,
         on_evaluation=on_evaluation,
     )
 
 
-def _weights(network: Any, config: Config, *, device: str, native: bool, fused: bool) -> tuple[Weights, AdamW]:
+def _weights(
+    network: Any, config: Config, *, device: str, native: bool, policy: Policy, ranks: Alone
+) -> tuple[Weights, AdamW]:
     settings: dict[str, Any] = {
         "learning_rate": config.learning_rate,
         "weight_decay": config.weight_decay,
         "betas": (config.adam_beta1, config.adam_beta2),
         "epsilon": config.adam_epsilon,
     }
-    if fused:
+    half = config.precision == "bfloat16"
+    weights: Weights
+    if policy.sharded.taken:
+        from ongpu.training.sharded import ShardedWeights  # noqa: PLC0415 - FSDP2 takes a second to import
+
+        weights = ShardedWeights(network, device=device, world_size=ranks.world_size, half=half)
+        return weights, AdamW(weights.masters.values(), **settings)
+    network.to(device)
+    if policy.kernels.taken:
         from ongpu.training.flat import FlatAdamW, FlatWeights  # noqa: PLC0415 - imports Triton
 
         network.fuse()
         flat = FlatWeights(network, device=device)
         return flat, FlatAdamW(flat, **settings)
-    weights = Weights(network, device=device, autocast=config.precision == "bfloat16")
-    if config.precision == "bfloat16" and native:
-        weights = MasterWeights(network, device=device)
+    weights = (
+        MasterWeights(network, device=device) if half and native else Weights(network, device=device, autocast=half)
+    )
     return weights, AdamW(weights.masters.values(), **settings)
+
+
+def _reduction(weights: Weights, ranks: Alone) -> OneRank:
+    if ranks.world_size == 1:
+        return ONE_RANK
+    if weights.in_parts:
+        from ongpu.training.sharded import ShardedRanks  # noqa: PLC0415 - see _weights
+
+        return ShardedRanks(ranks.world_size)
+    return ManyRanks(weights)
 
 
 def _computed(config: Config, policy: Policy) -> dict[str, object]:
     """The settings that decide the numbers: a resumed run must have the same."""
-    free = set(_NOT_COMPUTED)
+    free = set(_NOT_COMPUTED | _RECORDS)
     if config.lr_schedule == "constant" and not policy.packing.taken:  # a packed row's length comes from the whole run
         free.add("max_steps")
     return {key: value for key, value in dataclasses.asdict(config).items() if key not in free}

@@ -2,6 +2,7 @@
 
 Every batch of a run has the same shapes, so a step can be recorded once and replayed. The stream of records is
 whole epochs, each shuffled with a seed of its own: any step is found again without replaying those before it.
+With several ranks a step has the records that one process with all their batches would take, dealt out in order.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ class Stream:
         packed: bool,
         fill: int,
         pinned: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
+        self._rank, self._world_size = rank, world_size
         self._seed, self._batch_size, self._micro_steps = seed, batch_size, micro_steps
         self._examples, self._fill, self._pinned = examples, fill, pinned
         self._ids = [torch.tensor(example.ids) for example in examples]
@@ -71,15 +75,24 @@ class Stream:
         self._lengths = [len(example.ids) for example in examples]
         self._longest = max(self._lengths)
         self._epoch, self._shuffled = -1, list(range(len(examples)))
-        self.row_tokens = self._row_tokens(max_steps * micro_steps) if packed else self._longest
+        self.row_tokens = self._row_tokens(max_steps * micro_steps * world_size) if packed else self._longest
         self._packed = packed
 
     def step(self, number: int) -> list[Batch]:
-        """The micro-batches of a step, counted from 1."""
+        """This rank's micro-batches of a step, counted from 1."""
         first = (number - 1) * self._micro_steps
-        chosen = [self._records(first + micro) for micro in range(self._micro_steps)]
-        share = torch.tensor(1.0 / sum(self._targets[index] for indices in chosen for index in indices))
+        chosen = [self._records((first + micro) * self._world_size + self._rank) for micro in range(self._micro_steps)]
+        share = torch.tensor(1.0 / self.targets(number))
         return [self._pack(indices, share) if self._packed else self._rows(indices, share) for indices in chosen]
+
+    def records(self, number: int) -> tuple[int, ...]:
+        """The records of a step, of all ranks."""
+        batches = self._micro_steps * self._world_size
+        return tuple(index for batch in range(batches) for index in self._records((number - 1) * batches + batch))
+
+    def targets(self, number: int) -> int:
+        """The labels a step learns from, of all ranks."""
+        return sum(self._targets[index] for index in self.records(number))
 
     def resized(self, batch_size: int) -> Stream:
         """The first step's worth of another batch size, for measuring."""
@@ -94,8 +107,8 @@ class Stream:
             pinned=self._pinned,
         )
 
-    def _records(self, micro: int) -> tuple[int, ...]:
-        return tuple(self._at(place) for place in range(micro * self._batch_size, (micro + 1) * self._batch_size))
+    def _records(self, batch: int) -> tuple[int, ...]:
+        return tuple(self._at(place) for place in range(batch * self._batch_size, (batch + 1) * self._batch_size))
 
     def _at(self, place: int) -> int:
         epoch, offset = divmod(place, len(self._ids))
@@ -105,9 +118,9 @@ class Stream:
             self._epoch = epoch
         return self._shuffled[offset]
 
-    def _row_tokens(self, micro_steps: int) -> int:
-        """The longest packed row of the run, rounded up."""
-        most = max(sum(self._lengths[index] for index in self._records(micro)) for micro in range(micro_steps))
+    def _row_tokens(self, batches: int) -> int:
+        """The longest packed row of the run, of any rank, rounded up."""
+        most = max(sum(self._lengths[index] for index in self._records(batch)) for batch in range(batches))
         return -(-most // _ROUND) * _ROUND
 
     def _rows(self, indices: tuple[int, ...], share: Any) -> Batch:
@@ -180,9 +193,16 @@ class HeldOut:
         self._examples, self._batch_size, self._fill = examples, batch_size, fill
         self.targets = sum(example.targets for example in examples)
 
-    def once(self, device: str) -> Iterator[Batch]:
-        """Every record once, in order."""
-        for start in range(0, len(self._examples), self._batch_size):
+    def once(self, device: str, *, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        """This rank's part of the records, each once, in order.
+
+        Every rank gets as many batches, since weights in parts are gathered by all of them together: one that is too
+        many has no labels.
+        """
+        starts = list(range(0, len(self._examples), self._batch_size))
+        for turn in range(0, len(starts), world_size):
+            mine = turn + rank < len(starts)
+            start = starts[turn + rank] if mine else 0
             part = self._examples[start : start + self._batch_size]
             rows = Stream(
                 part,
@@ -193,4 +213,7 @@ class HeldOut:
                 packed=False,
                 fill=self._fill,
             )
-            yield from (batch.to(device) for batch in rows.step(1))
+            for batch in rows.step(1):
+                if not mine:
+                    batch.labels.fill_(IGNORED)
+                yield batch.to(device)

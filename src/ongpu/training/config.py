@@ -39,7 +39,7 @@ class Config:
     """Optimizer steps."""
     seed: int = 42
     batch_size: int = 8
-    """Records of one micro-step."""
+    """Records of one micro-step of one rank."""
     grad_accumulation_steps: int = 1
     """Micro-steps whose gradients one optimizer step uses."""
     max_seq_length: int = 64
@@ -66,6 +66,8 @@ class Config:
     """``auto``, ``always`` or ``never``: packed rows in bfloat16 on a GPU by kernels of our own (Triton)."""
     compile: str = "never"
     """``auto``, ``always`` or ``never``: compile the model's blocks with ``torch.compile``."""
+    parallel: str = "auto"
+    """Of several ranks: ``ddp`` (each holds all weights), ``fsdp`` (each holds a part of every weight) or ``auto``."""
     learning_rate: float = 1e-3
     lr_schedule: str = "constant"
     """``constant``, ``linear`` or ``cosine`` (both fall to zero at ``max_steps``)."""
@@ -130,6 +132,7 @@ RULES: Final[Mapping[str, _Rule]] = {
     "cuda_graph": _one_of("auto", "always", "never"),
     "kernels": _one_of("auto", "always", "never"),
     "compile": _one_of("auto", "always", "never"),
+    "parallel": _one_of("auto", "ddp", "fsdp"),
     "learning_rate": _POSITIVE,
     "lr_schedule": _one_of("constant", "linear", "cosine"),
     "warmup_steps": _COUNT,

@@ -42,14 +42,20 @@ class SetUp:
 
 
 class Console:
-    """Lines and, where standard error is a terminal and tqdm is there, a progress bar."""
+    """Lines and, where standard error is a terminal and tqdm is there, a progress bar.
+
+    ``silent``: say nothing but errors, as every rank but the first does.
+    """
 
     def __init__(self) -> None:
+        self.silent = False
         self._bar: Any = None
         self._bar_refused = not sys.stderr.isatty()
 
     def say(self, *lines: str) -> None:
         """Print each line at once."""
+        if self.silent:
+            return
         if self._bar is not None:
             self._bar.clear()
         try:
@@ -77,7 +83,7 @@ class Console:
                 f"step {record.step}/{total}  loss {record.loss:.4f}  lr {record.lr:.3g}  "
                 f"{record.tokens_per_s:,.0f} tokens/s  {1e3 * record.seconds:.1f} ms{memory}"
             )
-        if self._bar is None and not self._bar_refused:
+        if self._bar is None and not self._bar_refused and not self.silent:
             self._open(total, record.step - 1)
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {record.loss:.4f}", refresh=False)

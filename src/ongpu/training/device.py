@@ -47,24 +47,31 @@ _NEXT: Final = {
     Cause.DRIVER_BROKEN: "Make nvidia-smi work first (often a reboot after a driver update), then run this again.",
     Cause.NO_GPU_VISIBLE: "Make a GPU visible to this process, or train on the CPU knowingly with --device cpu.",
     Cause.OUT_OF_MEMORY: "End the programs nvidia-smi lists on the GPU, or take a smaller batch_size.",
+    Cause.MULTI_GPU_COMM: "Start one process a GPU, and let the launcher set LOCAL_RANK.",
     Cause.DEVICE_BUSY: "End the program that holds the GPU (nvidia-smi lists it), then run this again.",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """The device of a run. ``notes`` are lines worth printing, ``title`` is the device's own name."""
+    """The device of a run. ``notes`` are lines worth printing, ``title`` is the device's own name.
+
+    ``uuid`` is empty where there is none to be had: on the CPU, and from a torch that does not tell it.
+    """
 
     kind: str
     title: str
     notes: tuple[str, ...] = ()
+    uuid: str = ""
+    memory_bytes: int | None = None
 
 
-def choose(requested: str, *, hardware: bool | None, variables: Mapping[str, str]) -> Chosen:
-    """The device for ``cuda``, ``cpu`` or ``auto``.
+def choose(requested: str, *, hardware: bool | None, variables: Mapping[str, str], local_rank: int = 0) -> Chosen:
+    """The device for ``cuda``, ``cpu`` or ``auto``; a GPU becomes the current one of this process.
 
     :param hardware: whether an NVIDIA GPU is in this machine (``None``: it could not be found out).
     :param variables: the environment, read for what hides GPUs.
+    :param local_rank: the number of this process among those of its host: that of its GPU, or else the only one.
     :raises BlockedError: with the cause, where a GPU was asked for or is there, and cannot be used.
     """
     import torch  # noqa: PLC0415 - the configuration is checked before torch is imported
@@ -81,7 +88,7 @@ def choose(requested: str, *, hardware: bool | None, variables: Mapping[str, str
             )
         raise _blocked(Cause.CPU_ONLY_TORCH, f"torch {torch.__version__} {build}: it cannot use an NVIDIA GPU.")
     try:
-        return _cuda(variables)
+        return _cuda(variables, local_rank)
     except BlockedError as error:
         if hardware is False and error.cause == Cause.DRIVER_BROKEN:
             # torch can only say that there is no driver; that there is nothing for it to drive is known here
@@ -89,15 +96,17 @@ def choose(requested: str, *, hardware: bool | None, variables: Mapping[str, str
         raise
 
 
-def _cuda(variables: Mapping[str, str]) -> Chosen:
+def _cuda(variables: Mapping[str, str], local_rank: int) -> Chosen:
     import torch  # noqa: PLC0415 - see choose
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             torch.cuda.init()
-            name = torch.cuda.get_device_name(0)
-            capability = ComputeCapability(*torch.cuda.get_device_capability(0))
+            index = _index(local_rank, torch.cuda.device_count())
+            torch.cuda.set_device(index)
+            name = torch.cuda.get_device_name(index)
+            capability = ComputeCapability(*torch.cuda.get_device_capability(index))
         except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
             raise explain_failure(error, variables=variables) from None
     refuse_unsupported([str(one.message) for one in caught])
@@ -115,12 +124,47 @@ def _cuda(variables: Mapping[str, str]) -> Chosen:
         raise explain_failure(error, variables=variables) from None
     if total != 2048.0:
         raise _blocked(Cause.HARDWARE_FAULT, f"{name} computed {total} where 2048 is right.")
-    memory_gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+    properties = torch.cuda.get_device_properties(index)
+    memory_gib = properties.total_memory / 2**30
     title = f"{name} (compute capability {capability}, {memory_gib:.1f} GiB)"
     notes = [f"torch warning: {one.message}" for one in caught]
     if variables.get("NVIDIA_TF32_OVERRIDE") == "1":
         notes.append("NVIDIA_TF32_OVERRIDE=1 is set: float32 products are rounded to TF32 whatever this run asks for.")
-    return Chosen(kind="cuda", title=title, notes=tuple(notes))
+    uuid = getattr(properties, "uuid", None)  # torch tells it from 2.4
+    return Chosen(
+        kind="cuda",
+        title=title,
+        notes=tuple(notes),
+        uuid=f"GPU-{uuid}" if uuid else "",
+        memory_bytes=properties.total_memory,
+    )
+
+
+def refuse_mixed(crew: Sequence[Mapping[str, str]]) -> None:
+    """Raise where a rank trains on the CPU beside others on GPUs, or two share a GPU; ``crew`` is what each said."""
+    kinds = {one["device"] for one in crew}
+    if len(kinds) > 1:
+        lacking = next(rank for rank, one in enumerate(crew) if one["device"] == "cpu")
+        raise _blocked(
+            Cause.NO_GPU_VISIBLE, f"Rank {lacking} on {crew[lacking]['host']} has no GPU, and other ranks have one."
+        )
+    taken: dict[tuple[str, str], int] = {}
+    for rank, one in enumerate(crew):
+        key = (one["host"], one["uuid"])
+        if one["uuid"] and key in taken:
+            raise _blocked(
+                Cause.MULTI_GPU_COMM, f"Ranks {taken[key]} and {rank} were both given {one['uuid']} of {one['host']}."
+            )
+        taken[key] = rank
+
+
+def _index(local_rank: int, count: int) -> int:
+    """The GPU of a local rank: its own, or the only one a launcher left it to see."""
+    if local_rank < count:
+        return local_rank
+    if count == 1:
+        return 0
+    raise _blocked(Cause.NO_GPU_VISIBLE, f"Local rank {local_rank} has no GPU: this process sees {count}.")
 
 
 def cause_of(text: str) -> Cause:

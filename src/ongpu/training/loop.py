@@ -22,6 +22,7 @@ from ongpu.training.config import Config
 from ongpu.training.optimizer import AdamW
 from ongpu.training.output import RunFolder
 from ongpu.training.precision import Weights
+from ongpu.training.ranks import Alone
 from ongpu.training.step import Step, learning_rate
 
 _SECOND_SIGNAL_S: Final = 1.0
@@ -40,6 +41,7 @@ class Job:
     held_out: HeldOut | None
     folder: RunFolder
     settings: Mapping[str, object]
+    ranks: Alone = field(default_factory=Alone)
     warnings: Sequence[str] = ()
     on_evaluation: Callable[[int, float], None]
 
@@ -48,8 +50,9 @@ class Job:
 class StepRecord:
     """One step as ``metrics.jsonl`` has it.
 
-    ``tokens`` are the labels learned from: neither filling nor a masked prompt counts. ``seconds`` runs from the
-    end of the step before (or this one's launch, if that was later) until the device has finished the update.
+    ``tokens`` are the labels learned from, of all ranks: neither filling nor a masked prompt counts. ``seconds``
+    runs from the end of the step before (or this one's launch, if that was later) until the device has finished the
+    update.
     """
 
     step: int
@@ -65,10 +68,14 @@ class StepRecord:
 
 @dataclass(slots=True)
 class StopRequest:
-    """Set by Ctrl-C or SIGTERM; the loop ends after the step it is in."""
+    """Set by Ctrl-C or SIGTERM; the loop ends after the step it is in.
+
+    ``agreed``: with several ranks, all know of the request of one of them, so that they end after the same step.
+    """
 
     signal_name: str | None = None
     at: float = field(default=0.0)
+    agreed: bool = False
 
 
 @contextmanager
@@ -96,7 +103,6 @@ class _Flight:
     """A step that was launched and whose numbers have not been read."""
 
     step: int
-    batches: Sequence[Batch]
     lr: float
     began: float
     result: Any
@@ -117,18 +123,18 @@ def train(job: Job, *, done: int, stop: StopRequest, on_step: Callable[[StepReco
     batches = job.stream.step(done + 1) if done < config.max_steps else []
     job.weights.model.train()
     for step in range(done + 1, config.max_steps + 1):
-        if stop.signal_name:
+        if stop.agreed or (stop.signal_name and job.ranks.world_size == 1):
             while flights:
-                last_end = _land(job, flights.popleft(), last_end, on_step)
-            raise _interrupted(job, step - 1, stop.signal_name)
-        flights.append(_launch(job, step, batches))
+                last_end = _land(job, flights.popleft(), last_end, stop=stop, on_step=on_step)
+            raise _interrupted(job, step - 1, "a signal" if stop.agreed else str(stop.signal_name))
+        flights.append(_launch(job, step, batches, stop=stop))
         if step < config.max_steps:
             batches = job.stream.step(step + 1)
         pause = step == config.max_steps or any(
             every and step % every == 0 for every in (config.save_every, config.eval_every)
         )
         while len(flights) > (0 if pause else ahead):
-            last_end = _land(job, flights.popleft(), last_end, on_step)
+            last_end = _land(job, flights.popleft(), last_end, stop=stop, on_step=on_step)
         if config.save_every and (step % config.save_every == 0 or step == config.max_steps):
             save_checkpoint(job, step)
         if job.held_out and pause and (step == config.max_steps or step % (config.eval_every or step) == 0):
@@ -137,31 +143,36 @@ def train(job: Job, *, done: int, stop: StopRequest, on_step: Callable[[StepReco
             last_end = time.perf_counter()
 
 
-def _launch(job: Job, step: int, batches: Sequence[Batch]) -> _Flight:
+def _launch(job: Job, step: int, batches: Sequence[Batch], *, stop: StopRequest) -> _Flight:
     began = time.perf_counter()
     job.optimizer.learning_rate = learning_rate(job.config, step)
     result = job.do_step(batches)
+    if job.ranks.world_size > 1:
+        asked = torch.full((1,), float(stop.signal_name is not None), device=job.device)
+        result = torch.cat([result, job.ranks.sum(asked)])
     arrived = None
     if job.device == "cuda":
         landing = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
         result = landing.copy_(result, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()  # behind the update: when it has arrived, the step is done
-    return _Flight(
-        step=step, batches=batches, lr=job.optimizer.learning_rate, began=began, result=result, arrived=arrived
-    )
+    return _Flight(step=step, lr=job.optimizer.learning_rate, began=began, result=result, arrived=arrived)
 
 
-def _land(job: Job, flight: _Flight, last_end: float, on_step: Callable[[StepRecord], None]) -> float:
+def _land(
+    job: Job, flight: _Flight, last_end: float, *, stop: StopRequest, on_step: Callable[[StepRecord], None]
+) -> float:
     """Wait for a step, check and report its numbers; returns the time at which it was done."""
     if flight.arrived is not None:
         flight.arrived.synchronize()
-    loss, norm = flight.result.tolist()
+    job.ranks.check()
+    loss, norm, *asked = flight.result.tolist()
     end = time.perf_counter()
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise _not_finite(flight, loss, norm)
+        raise _not_finite(flight, loss, norm, records=job.stream.records(flight.step))
+    stop.agreed = stop.agreed or any(asked)
     devices.refuse_unsupported(job.warnings)
-    seconds, tokens = end - max(last_end, flight.began), sum(batch.targets for batch in flight.batches)
+    seconds, tokens = end - max(last_end, flight.began), job.stream.targets(flight.step)
     on_step(
         StepRecord(
             step=flight.step,
@@ -184,9 +195,10 @@ def evaluate(job: Job) -> float:
     model = job.weights.model
     model.eval()
     with torch.no_grad(), job.weights.arithmetic():
-        losses = [model.loss_sum(batch.ids, batch.labels) for batch in job.held_out.once(job.device)]
+        mine = job.held_out.once(job.device, rank=job.ranks.rank, world_size=job.ranks.world_size)
+        losses = [model.loss_sum(batch.ids, batch.labels) for batch in mine]
     model.train()
-    return float(torch.stack(losses).sum()) / job.held_out.targets
+    return float(job.ranks.sum(torch.stack(losses).sum())) / job.held_out.targets
 
 
 def _interrupted(job: Job, step: int, name: str) -> InterruptedRunError:
@@ -197,41 +209,71 @@ def _interrupted(job: Job, step: int, name: str) -> InterruptedRunError:
     )
 
 
-def _not_finite(flight: _Flight, loss: float, norm: float) -> WorkError:
+def _not_finite(flight: _Flight, loss: float, norm: float, *, records: Sequence[int]) -> WorkError:
     what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm} (loss {loss:.4f})"
-    records = [index for batch in flight.batches for index in batch.records]
     return WorkError(
-        f"The {what} at step {flight.step} (learning rate {flight.lr:g}, records {records}); "
+        f"The {what} at step {flight.step} (learning rate {flight.lr:g}, records {list(records)}); "
         "the update was withheld and no model was saved.",
         next_step="Lower learning_rate, or look at those records (counted from 0, those left out not counted).",
     )
 
 
-def save_checkpoint(job: Job, step: int) -> Any:
-    """Write the checkpoint of ``step`` finished steps."""
+def save_checkpoint(job: Job, step: int) -> str:
+    """Write the checkpoint of ``step`` finished steps: the first rank does, and the others wait for it.
+
+    :raises WorkError: it cannot be written, or the ranks' weights are no longer the same.
+    """
+    refuse_drift(job, step)
     tensors: dict[str, Any] = {"optimizer.step_count": job.optimizer.step_count, "rng.cpu": torch.get_rng_state()}
     if job.device == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
     for name, weight in job.weights.masters.items():
-        tensors[f"model.{name}"] = weight
+        tensors[f"model.{name}"] = job.weights.whole(name, weight)
         for key, value in job.optimizer.state.get(weight, {}).items():
-            tensors[f"{key}.{name}"] = value
-    return checkpoints.save(
-        job.folder.path, step=step, tensors=tensors, settings=job.settings, keep=job.config.keep_checkpoints
-    )
+            tensors[f"{key}.{name}"] = job.weights.whole(name, value)
+
+    def write() -> str:
+        keep = job.config.keep_checkpoints
+        return str(checkpoints.save(job.folder.path, step=step, tensors=tensors, settings=job.settings, keep=keep))
+
+    return job.ranks.share("checkpoint", write)
+
+
+def refuse_drift(job: Job, step: int) -> None:
+    """:class:`WorkError` where ranks that each hold all weights do not hold the same ones."""
+    if job.ranks.world_size == 1 or job.weights.in_parts:
+        return
+    with torch.no_grad():
+        sums = torch.stack([weight.double().sum() for weight in job.weights.masters.values()])
+    other = job.ranks.differs(f"weights after step {step}", repr(sums.tolist()))
+    if other is not None:
+        raise WorkError(
+            f"After step {step} the weights of rank {other} are not those of rank 0; nothing was saved.",
+            next_step="Use the same GPUs, libraries and code for all ranks, and look for hardware errors.",
+        )
 
 
 def restore(job: Job, found: checkpoints.Checkpoint) -> None:
-    """Put weights, optimizer state and random state of ``found`` in place."""
+    """Put weights, optimizer state and random state of ``found`` in place; only the first rank reads the file."""
     checkpoints.refuse_other_run(found, job.settings)
-    tensors = checkpoints.load_tensors(found)
+    tensors = checkpoints.load_tensors(found) if job.ranks.first else {}
+
+    def fetch(key: str, shape: Any) -> Any:
+        if job.ranks.world_size == 1:
+            return tensors[key]
+        whole = tensors[key].to(job.device) if job.ranks.first else torch.empty(shape, device=job.device)
+        job.ranks.copy(whole)
+        return whole
+
     with torch.no_grad():
-        job.optimizer.step_count.copy_(tensors["optimizer.step_count"])
+        job.optimizer.step_count.copy_(fetch("optimizer.step_count", ()))
         for name, weight in job.weights.masters.items():
-            weight.copy_(tensors[f"model.{name}"])
+            shape = job.weights.shape(name)
+            job.weights.put(name, weight, fetch(f"model.{name}", shape))
             for key, value in job.optimizer.state.get(weight, {}).items():
-                value.copy_(tensors[f"{key}.{name}"])
+                job.weights.put(name, value, fetch(f"{key}.{name}", shape))
     job.weights.publish()
-    torch.set_rng_state(tensors["rng.cpu"])
-    if job.device == "cuda" and "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    if job.ranks.first:  # the others go on from their seeds: only dropout, which our own models lack, draws here
+        torch.set_rng_state(tensors["rng.cpu"])
+        if job.device == "cuda" and "rng.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng.cuda"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import statistics
@@ -27,7 +28,8 @@ from ongpu.training import records as record_files
 from ongpu.training.config import Config
 from ongpu.training.console import Console, SetUp
 from ongpu.training.data import Tokenizer
-from ongpu.training.output import RunFolder
+from ongpu.training.output import Elsewhere, RunFolder
+from ongpu.training.ranks import Alone, join, unexpected
 
 if TYPE_CHECKING:
     from ongpu.training.loop import Job
@@ -48,17 +50,29 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     """Train as ``argv`` says; returns the exit status and never raises an :class:`OngpuError`."""
-    console = Console()
+    console, ranks = Console(), Alone()
     try:
-        _train(_options(argv), console)
+        ranks = join(os.environ)
+        console.silent = not ranks.first
+        _train(_options(argv), console, ranks)
     except OngpuError as error:
-        cause = f" [{error.cause}]" if isinstance(error, BlockedError) else ""
-        lines = error.lines if isinstance(error, BlockedError) else ()
-        console.error(f"error{cause}: {error.message}", *(f"  | {line}" for line in lines), f"next: {error.next_step}")
+        if ranks.tell(error):
+            cause = f" [{error.cause}]" if isinstance(error, BlockedError) else ""
+            who = f"rank {ranks.rank} of {ranks.world_size}: " if ranks.world_size > 1 else ""
+            lines = error.lines if isinstance(error, BlockedError) else ()
+            console.error(
+                f"error{cause}: {who}{error.message}", *(f"  | {line}" for line in lines), f"next: {error.next_step}"
+            )
         return error.exit_status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        ranks.tell(unexpected(error))
         console.error("error: Interrupted at once; the step in progress is lost.", "next: Run it again.")
         return InterruptedRunError.exit_status
+    except Exception as error:
+        ranks.tell(unexpected(error))
+        raise
+    finally:
+        ranks.leave()
     return 0
 
 
@@ -75,6 +89,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         "--device", help="cuda (never anything else), cpu, or auto (the CPU only without any NVIDIA GPU)"
     )
     parser.add_argument("--max_steps", "--max-steps", type=int, help="optimizer steps")
+    parser.add_argument("--parallel", help="of several ranks: ddp, fsdp or auto")
     parser.add_argument("--seed", type=int, help="of weights and data order")
     parser.add_argument("--on-bad-record", "--on_bad_record", help="fail (default) or skip, with a count")
     parser.add_argument("--resume", action="store_true", help="continue from the newest good checkpoint in --output")
@@ -82,42 +97,54 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _train(options: argparse.Namespace, console: Console) -> None:
+def _train(options: argparse.Namespace, console: Console, ranks: Alone) -> None:
     set_up = SetUp(time.perf_counter())
     config = configuration.load(options.config) if options.config else Config()
-    names = ("output", "dataset", "device", "max_steps", "seed", "on_bad_record")
+    names = ("output", "dataset", "device", "max_steps", "seed", "on_bad_record", "parallel")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     config = configuration.override(config, given)
-    ranks = os.environ.get("WORLD_SIZE", "1")
-    if ranks not in {"", "1"}:
-        raise UsageError(
-            f"A launcher asks for {ranks} processes (WORLD_SIZE), and this pipeline trains in one, on one GPU.",
-            next_step="Start it without torchrun, or unset WORLD_SIZE.",
-        )
     asked = _Asked(resume=options.resume, explain=options.explain)
-    folder = RunFolder.claim(Path(config.output), resume=options.resume)
+    path = Path(config.output)
+    folder = RunFolder.claim(path, resume=options.resume) if ranks.first else Elsewhere(path)
     try:
-        with devices.watched_warnings() as warned:
-            _run(config, folder, console, asked=asked, warned=warned, set_up=set_up)
+        with devices.watched_warnings() as warned, ranks.blamed():
+            _run(config, folder, console, ranks, asked=asked, warned=warned, set_up=set_up)
     finally:
         folder.close()
         folder.release()
 
 
 def _run(
-    config: Config, folder: RunFolder, console: Console, *, asked: _Asked, warned: Sequence[str], set_up: SetUp
+    config: Config,
+    folder: RunFolder,
+    console: Console,
+    ranks: Alone,
+    *,
+    asked: _Asked,
+    warned: Sequence[str],
+    set_up: SetUp,
 ) -> None:
     variables, started_at = dict(os.environ), time.time() - set_up.so_far()
     torch = _torch()
-    from ongpu.training import assemble, policy  # noqa: PLC0415 - imports torch
+    from ongpu.training import assemble, loop, policy  # noqa: PLC0415 - imports torch
 
     set_up.done("import torch")
 
-    chosen = devices.choose(config.device, hardware=devices.nvidia_hardware(), variables=variables)
+    chosen = devices.choose(
+        config.device, hardware=devices.nvidia_hardware(), variables=variables, local_rank=ranks.local_rank
+    )
+    crew = ranks.meet({"device": chosen.kind, "title": chosen.title, "uuid": chosen.uuid})
     console.say(f"Using device: {chosen.kind}", f"Device name: {chosen.title}, torch {torch.__version__}")
     console.say(*chosen.notes)
     set_up.done("device")
-    torch.manual_seed(config.seed)
+    if ranks.world_size > 1:
+        devices.refuse_mixed(crew)
+        console.say(
+            *(f"Rank {one['rank']} of {len(crew)}: {one['host']}, {one['title']} {one['uuid']}" for one in crew)
+        )
+        ranks.start(chosen.kind)
+        set_up.done("connections")
+    torch.manual_seed(config.seed + ranks.rank)
     if config.precision == "float32":
         torch.set_float32_matmul_precision("highest")
 
@@ -128,9 +155,11 @@ def _run(
     set_up.done("tokens")
     weights = sum(weight.numel() for weight in model.network.parameters())
     console.say(f"Model: {config.model}, {weights:,} parameters, {config.precision}")
-    _check_room(folder.path, weights)
+    if ranks.first:
+        _check_room(folder.path, weights)
     unfused = model.network.unfused() if model.native else ""
-    policies = policy.choose(config, device=chosen.kind, native=model.native, unfused=unfused)
+    team = policy.Team(weights=weights, memory_bytes=chosen.memory_bytes) if ranks.world_size > 1 else None
+    policies = policy.choose(config, device=chosen.kind, native=model.native, unfused=unfused, team=team)
     if asked.explain:
         console.say(*(f"Choice: {choice}" for choice in policies.choices))
     evaluations: list[tuple[int, float]] = []
@@ -139,7 +168,7 @@ def _run(
         evaluations.append((step, loss))
         console.say(f"step {step}/{config.max_steps}  held-out loss {loss:.4f}")
 
-    with _named_failures(chosen.kind, variables):
+    with _named_failures(chosen.kind, variables), ranks.blamed():
         job = assemble.make_job(
             config,
             device=chosen.kind,
@@ -148,10 +177,18 @@ def _run(
             data_sha256=source.sha256,
             policy=policies,
             folder=folder,
+            ranks=ranks,
             warnings=warned,
             say=console.say,
             on_evaluation=on_evaluation,
         )
+    other = ranks.differs("settings", json.dumps(job.settings, sort_keys=True))
+    if other is not None:
+        raise UsageError(
+            f"Rank {other} has another configuration, data or tokenizer than rank 0.",
+            next_step="Give every node the same files.",
+        )
+    loop.refuse_drift(job, 0)
     set_up.done("weights to the device")
     done = _resume(job, console) if asked.resume else 0
     facts: dict[str, object] = {
@@ -164,18 +201,21 @@ def _run(
         "device_name": chosen.title,
         "torch": str(torch.__version__),
         "parameters": weights,
+        "ranks": crew if ranks.world_size > 1 else [],
         "choices": [str(choice) for choice in policies.choices],
         "resumed_from_step": done,
     }
     folder.write_state("running", facts)
     try:
-        with _named_failures(chosen.kind, variables):
+        with _named_failures(chosen.kind, variables), ranks.blamed():
             figures = _steps(job, console, done=done, set_up=set_up)
             saving = time.perf_counter()
+            loop.refuse_drift(job, config.max_steps)
             job.weights.restore()
             folder.save_model(lambda staged: _write_model(staged, model.network, model.tokenizer))
             figures["saving_seconds"] = time.perf_counter() - saving
         folder.write_state("finished", {**facts, **figures, "held_out_loss": evaluations})
+        ranks.share("saved", lambda: True)
     except BaseException as error:
         stopped = isinstance(error, (InterruptedRunError, KeyboardInterrupt))
         _note_end(folder, "interrupted" if stopped else "failed", {**facts, "reason": str(error)})
@@ -210,11 +250,17 @@ def _torch() -> Any:
 def _resume(job: Job, console: Console) -> int:
     from ongpu.training import checkpoint, loop  # noqa: PLC0415 - imports torch
 
-    found = checkpoint.newest(job.folder.path, note=console.say)
-    if found is None:
-        raise UsageError(
-            f"{job.folder.path} has no good checkpoint to resume from.", next_step="Start afresh in another --output."
-        )
+    def newest() -> dict[str, Any]:
+        one = checkpoint.newest(job.folder.path, note=console.say)
+        if one is None:
+            raise UsageError(
+                f"{job.folder.path} has no good checkpoint to resume from.",
+                next_step="Start afresh in another --output.",
+            )
+        return {"path": str(one.path), "step": one.step, "settings": one.settings}
+
+    said = job.ranks.share("resume", newest)
+    found = checkpoint.Checkpoint(path=Path(said["path"]), step=said["step"], settings=said["settings"])
     if found.step >= job.config.max_steps:
         raise UsageError(
             f"The checkpoint {found.path} already has {found.step} of {job.config.max_steps} steps.",
@@ -232,7 +278,9 @@ def _steps(job: Job, console: Console, *, done: int, set_up: SetUp) -> dict[str,
     from ongpu.training import loop, memory  # noqa: PLC0415 - imports torch
     from ongpu.training.events import EventLog  # noqa: PLC0415 - imports torch
 
-    events = EventLog.open(job.folder.path, wanted=job.config.tensorboard, first_step=done + 1, note=console.say)
+    events = EventLog.open(
+        job.folder.path, wanted=job.config.tensorboard and job.ranks.first, first_step=done + 1, note=console.say
+    )
     series: list[loop.StepRecord] = []
 
     def on_step(record: loop.StepRecord) -> None:
@@ -261,7 +309,7 @@ def _steps(job: Job, console: Console, *, done: int, set_up: SetUp) -> dict[str,
     steady = series[1:] or series
     seconds = sum(record.seconds for record in series)
     per_s = statistics.median(record.tokens_per_s for record in steady)
-    samples = len(series) * job.config.batch_size * job.config.grad_accumulation_steps
+    samples = len(series) * job.config.batch_size * job.config.grad_accumulation_steps * job.ranks.world_size
     median_ms = 1e3 * statistics.median(record.seconds for record in steady)
     console.say(
         f"Trained {len(series)} steps on {job.device} in {seconds:.2f} s: {samples / seconds:.1f} samples/s, "

@@ -50,6 +50,8 @@ def _release(job: Job) -> None:
 def advice(job: Job) -> tuple[str, str]:
     """What was found, and the next step, each one sentence."""
     config = job.config
+    if job.weights.in_parts:  # a forward pass needs all ranks, and the others stand still
+        return "What would fit was not measured.", "Halve batch_size and double grad_accumulation_steps."
     fitting = largest_batch(job)
     if fitting is None:
         return (

@@ -157,6 +157,25 @@ class RunFolder:
             self._held = None
 
 
+class Elsewhere(RunFolder):
+    """The folder as every rank but the first has it: the first one alone writes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, created=())
+
+    def write_state(self, state: str, facts: Mapping[str, object]) -> None:
+        """Leave it to the first rank."""
+
+    def record(self, values: Mapping[str, object]) -> None:
+        """Leave it to the first rank."""
+
+    def forget_after(self, step: int) -> None:
+        """Leave it to the first rank."""
+
+    def save_model(self, write: Callable[[Path], None]) -> None:
+        """Leave it to the first rank."""
+
+
 def _state(path: Path) -> str | None:
     try:
         return str(json.loads((path / RUN).read_text("utf-8"))["state"])

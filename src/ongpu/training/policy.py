@@ -16,6 +16,19 @@ COMPILE_FROM_STEPS: Final = 2000
 """Compiling cold took about 30 s on one H100 for GPT-2 124M (2026-11-22), where it saved 1.7 ms of a step of
 4 records and more of larger ones."""
 
+BYTES_A_WEIGHT: Final = 20
+"""bfloat16 with float32 masters: weight and gradient 2 + 2, master and its gradient 4 + 4, AdamW 8."""
+ROOM_FOR_WEIGHTS: Final = 0.6
+"""The part of a GPU's memory they may take; the rest is for activations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """Several ranks: the model's weights, and the memory of one GPU (``None`` on CPUs)."""
+
+    weights: int
+    memory_bytes: int | None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
@@ -39,21 +52,34 @@ class Policy:
     packing: Choice
     loss_chunks: Choice
     recompute: Choice
+    sharded: Choice
 
     @property
     def choices(self) -> tuple[Choice, ...]:
         """All of them, in the order in which they are printed."""
-        return (self.packing, self.loss_chunks, self.recompute, self.kernels, self.cuda_graph, self.compile)
+        return (
+            self.packing,
+            self.loss_chunks,
+            self.recompute,
+            self.sharded,
+            self.kernels,
+            self.cuda_graph,
+            self.compile,
+        )
 
 
-def choose(config: Config, *, device: str, native: bool, unfused: str = "") -> Policy:
-    """Decide from the configuration, the device and whether the model is one of ours.
+def choose(config: Config, *, device: str, native: bool, unfused: str = "", team: Team | None = None) -> Policy:
+    """Decide from the configuration, the device, whether the model is one of ours, and who else trains.
 
     ``unfused`` says why the kernels of ``fused.py`` cannot run it, and is empty where they can.
     """
+    sharded = _sharded(config, team=team, native=native)
+    if sharded.taken:
+        unfused = "they need whole weights, and these are in parts"
     kernels = _kernels(config, device=device, native=native, unfused=unfused)
     return Policy(
-        cuda_graph=_cuda_graph(config, device=device, native=native),
+        sharded=sharded,
+        cuda_graph=_cuda_graph(config, device=device, native=native, several=team is not None),
         kernels=kernels,
         compile=_compile(config, device=device, native=native, fused=kernels.taken),
         packing=_asked("packing", wanted=config.packing, otherwise="one record a row", native=native),
@@ -73,7 +99,24 @@ def _asked(what: str, *, wanted: bool, otherwise: str, native: bool) -> Choice:
     return Choice(what=what, taken=native, reason=reason)
 
 
-def _cuda_graph(config: Config, *, device: str, native: bool) -> Choice:
+def _sharded(config: Config, *, team: Team | None, native: bool) -> Choice:
+    def choice(reason: str, *, taken: bool = False) -> Choice:
+        return Choice(what="weights in parts (FSDP2)", taken=taken, reason=reason)
+
+    if team is None:
+        return choice("this process trains alone")
+    if not native:
+        return choice("a model of transformers is kept whole on every rank")
+    if config.parallel != "auto":
+        return choice(f"the configuration says {config.parallel}", taken=config.parallel == "fsdp")
+    if team.memory_bytes is None:
+        return choice("the device is not a GPU")
+    needed, room = team.weights * BYTES_A_WEIGHT, int(team.memory_bytes * ROOM_FOR_WEIGHTS)
+    sizes = f"weights, gradients and AdamW take {needed / 2**30:.1f} GiB of {team.memory_bytes / 2**30:.1f} GiB"
+    return choice(sizes, taken=needed > room)
+
+
+def _cuda_graph(config: Config, *, device: str, native: bool, several: bool) -> Choice:
     def choice(reason: str, *, taken: bool = False) -> Choice:
         return Choice(what="step recorded as a CUDA graph", taken=taken, reason=reason)
 
@@ -83,6 +126,8 @@ def _cuda_graph(config: Config, *, device: str, native: bool) -> Choice:
         return choice("the configuration says never")
     if not native:
         return choice("a model of transformers may decide things on the host, which a recording cannot repeat")
+    if several and config.cuda_graph != "always":
+        return choice("several ranks: their collectives are launched, not recorded, unless the configuration insists")
     if config.grad_accumulation_steps > GRAPH_MICRO_STEPS:
         return choice(f"{config.grad_accumulation_steps} micro-steps are more than {GRAPH_MICRO_STEPS}")
     if config.cuda_graph == "always":

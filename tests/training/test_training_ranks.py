@@ -1,0 +1,249 @@
+"""Several processes that train as one, over gloo on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from ongpu.errors import UsageError
+from ongpu.training.batches import HeldOut, Stream
+from ongpu.training.data import Example
+from ongpu.training.main import main
+from ongpu.training.ranks import Place
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.process, pytest.mark.network]
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+
+# one after the other, each with a store of its own: importing torch once a process is what keeps this quick
+_JOBS = """
+import json, os, sys
+from ongpu.training.main import main
+for port, ranks in json.loads(sys.argv[1]):
+    os.environ["MASTER_PORT"] = str(port)
+    print("STATUS", main(ranks[int(os.environ["RANK"])]), flush=True)
+"""
+
+
+def start(jobs: Sequence[Sequence[Sequence[object]]]) -> list[subprocess.Popen[str]]:
+    """A process a rank; each runs all ``jobs``, which have the arguments of every rank."""
+    plan = json.dumps([(free_port(), [[*map(str, rank)] for rank in job]) for job in jobs])
+    size = len(jobs[0])
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "MASTER_ADDR": "127.0.0.1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", _JOBS, plan],
+            env={**common, "WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank), **LOOPBACK},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+
+
+def finish(children: Sequence[subprocess.Popen[str]]) -> list[tuple[list[int], str, str]]:
+    """For each rank: its statuses, and what it wrote to both streams."""
+    try:
+        ended = [child.communicate(timeout=90) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    return [
+        ([int(line.split()[1]) for line in out.splitlines() if line.startswith("STATUS")], out, err)
+        for out, err in ended
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def config(folder: Path, name: str, **changes: object) -> Path:
+    values: dict[str, object] = {"batch_size": 2, "max_seq_length": 32, "vocab_size": 400, "tensorboard": False}
+    path = folder / f"{name}.yaml"
+    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in {**values, **changes}.items()))
+    return path
+
+
+def options(config: Path, out: Path, *more: object) -> list[object]:
+    return ["--config", config, "--output", out, "--device", "cpu", *more]
+
+
+def alone(*given: object) -> int:
+    return main([str(one) for one in given])
+
+
+def series(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    return [one["loss"] for one in series(folder)]
+
+
+COMMON: dict[str, object] = {
+    "max_steps": 4, "save_every": 2, "eval_fraction": 0.1, "eval_every": 2, "learning_rate": 3e-4,
+}  # fmt: skip
+WAYS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "parts": {"parallel": "fsdp"},
+    "half": {"precision": "bfloat16", "packing": True, "batch_size": 1, "grad_accumulation_steps": 2},
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What two ranks left behind: their folder, their statuses by job, and what each wrote."""
+
+    folder: Path
+    statuses: dict[str, tuple[int, int]]
+    errors: tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """Every job of this module that needs two ranks and ends by itself."""
+    folder = tmp_path_factory.mktemp("ranks")
+    job, nan = config(folder, "job", max_steps=40), config(folder, "nan", learning_rate=1e30, max_grad_norm=0)
+    (folder / "taken").mkdir()
+    (folder / "taken/config.json").write_text("{}")
+    jobs: dict[str, Sequence[Sequence[object]]] = {
+        "no gpu": [options(job, folder / "a"), [*options(job, folder / "a"), "--device", "cuda"]],
+        "taken": [options(job, folder / "taken")] * 2,
+        "two seeds": [options(job, folder / "b", "--seed", seed) for seed in (1, 2)],
+        "nan": [options(nan, folder / "c")] * 2,
+        "unknown": [[*options(job, folder / "d"), "--unknown"]] * 2,
+    }
+    for name, way in WAYS.items():
+        jobs[name] = [options(config(folder, name, **COMMON, **way), folder / name)] * 2
+    jobs["begun"] = [options(folder / "plain.yaml", folder / "again", "--max_steps", 2)] * 2
+    jobs["resumed"] = [options(folder / "plain.yaml", folder / "again", "--resume", "--parallel", "fsdp")] * 2
+    first, second = finish(start(list(jobs.values())))
+    assert len(first[0]) == len(second[0]) == len(jobs), first[2] + second[2]
+    statuses = dict(zip(jobs, zip(first[0], second[0], strict=True), strict=True))
+    return Ended(folder=folder, statuses=statuses, errors=(first[2], second[2]))
+
+
+def test_a_rank_that_cannot_go_on_stops_all_with_its_reason(ended: Ended) -> None:
+    failed = {name: both for name, both in ended.statuses.items() if both != (0, 0)}
+    assert failed == {"no gpu": (3, 3), "taken": (2, 2), "two seeds": (2, 2), "nan": (1, 1), "unknown": (2, 2)}
+    said = "".join(ended.errors)
+    assert "Traceback" not in said
+    assert "frame #" not in said, "the store was closed under a rank that still asked it"
+    assert ended.errors[1].startswith("error [")
+    assert ": rank 1 of 2: " in ended.errors[1].splitlines()[0]
+    for text in (
+        "already holds config.json",
+        "Rank 1 has another configuration, data or tokenizer than rank 0.",
+        "the update was withheld",
+        "unrecognized arguments",
+    ):
+        assert said.count(text) == 1, text
+    assert said.count("next: ") == len(failed)
+    assert not (ended.folder / "a").exists()
+    assert json.loads((ended.folder / "c/run.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_two_ranks_have_the_series_of_one_process_with_both_their_batches(
+    ended: Ended, tmp_path: Path, name: str
+) -> None:
+    way, two = WAYS[name], ended.folder / name
+    path = config(tmp_path, "one", **{**COMMON, **way, "batch_size": 4, "grad_accumulation_steps": 1})
+    assert alone(*options(path, tmp_path / "one", "--parallel", "auto")) == 0
+    near = 2e-2 if way.get("precision") else 1e-5
+    expected, found = series(tmp_path / "one"), series(two)
+    for key in ("loss", "grad_norm"):
+        assert [one[key] for one in found] == pytest.approx([one[key] for one in expected], rel=near), key
+    assert [one["tokens"] for one in found] == [one["tokens"] for one in expected]
+    facts = [json.loads((out / "run.json").read_text()) for out in (two, tmp_path / "one")]
+    assert facts[0]["held_out_loss"][1][1] == pytest.approx(facts[1]["held_out_loss"][1][1], rel=near)
+    assert [one["rank"] for one in facts[0]["ranks"]] == [0, 1]
+    saved = [safetensors.torch.load_file(out / "model.safetensors") for out in (two, tmp_path / "one")]
+    for key, weight in saved[1].items():
+        assert torch.allclose(saved[0][key], weight, atol=1e-2 if near > 1e-3 else 1e-4), key
+
+
+def test_a_run_is_resumed_in_parts_or_by_another_number_of_ranks(ended: Ended, tmp_path: Path) -> None:
+    assert losses(ended.folder / "again") == pytest.approx(losses(ended.folder / "plain"), rel=1e-5)
+    out = tmp_path / "out"
+    shutil.copytree(ended.folder / "plain", out)
+    shutil.rmtree(out / "checkpoints/step-000004")
+    path = config(tmp_path, "one", **{**COMMON, "batch_size": 4})  # one process, as many records a step
+    assert alone(*options(path, out, "--resume")) == 0
+    assert losses(out) == pytest.approx(losses(ended.folder / "plain"), rel=1e-5)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_a_killed_one_is_missed(tmp_path: Path) -> None:
+    path, out = config(tmp_path, "job", max_steps=2000, log_every=1), tmp_path / "out"
+    children = start([[options(path, out)] * 2, [options(path, out, "--resume")] * 2])
+    read_until(children[0], "step 1/")
+    children[1].send_signal(signal.SIGTERM)
+    read_until(children[0], "Resuming after step")
+    read_until(children[0], "step ")
+    last = json.loads((out / "run.json").read_text())["resumed_from_step"]
+    assert last > 0
+    children[1].kill()
+    first, second = finish(children)
+    assert (first[0][-1], second[0]) == (3, [130])
+    assert (first[2] + second[2]).count(f"Stopped by a signal after step {last} of 2000") == 1
+    assert "error [multi-gpu-comm]: rank 0 of 2: The ranks cannot talk to each other" in first[2]
+    assert series(out)[-1]["step"] > last
+
+
+def read_until(child: subprocess.Popen[str], beginning: str) -> None:
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith(beginning):
+            return
+
+
+def test_a_place_is_read_whole_or_refused() -> None:
+    good = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
+    place = Place.read(good)
+    assert place is not None
+    assert (place.rank, place.local_rank, place.world_size, place.launcher_has_store) == (3, 1, 4, False)
+    for name in ("WORLD_SIZE", "RANK"):
+        assert Place.read({**good, "WORLD_SIZE": "1", "RANK": "0"}) is None, name
+    broken: list[Mapping[str, str]] = [{"RANK": "4"}, {"RANK": "x"}, {"MASTER_ADDR": ""}, {"MASTER_PORT": ""}]
+    for change in [*broken, {"LOCAL_RANK": "-1"}, {"WORLD_SIZE": "many"}]:
+        with pytest.raises(UsageError, match="A launcher asks for"):
+            Place.read({**good, **change})
+
+
+def test_ranks_share_out_the_records_of_one_process() -> None:
+    examples = [Example(ids=(1, 2, 3), labels=(2, 3, -100)) for _ in range(11)]
+    whole = Stream(examples, seed=3, batch_size=4, micro_steps=3, max_steps=5, packed=False, fill=0)
+    parts = [
+        Stream(
+            examples, seed=3, batch_size=2, micro_steps=3, max_steps=5, packed=False, fill=0, rank=rank, world_size=2
+        )
+        for rank in range(2)
+    ]
+    for step in range(1, 6):
+        wanted = [index for batch in whole.step(step) for index in batch.records]
+        found = [part.step(step) for part in parts]
+        assert [index for pair in zip(*found, strict=True) for batch in pair for index in batch.records] == wanted
+        assert {part.targets(step) for part in parts} == {whole.targets(step)} == {24}
+        assert all(float(batch.share) == pytest.approx(1 / 24) for batches in found for batch in batches)
+    held = HeldOut(examples, batch_size=2, fill=0)
+    turns = [list(held.once("cpu", rank=rank, world_size=4)) for rank in range(4)]
+    assert {len(turn) for turn in turns} == {2}
+    assert sum(int((batch.labels >= 0).sum()) for turn in turns for batch in turn) == held.targets
