@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # other commands must not wait for these rooms
     from ongpu.doctor import DoctorReport
     from ongpu.domain.arch import ComputeCapability, RuntimeVersion
     from ongpu.domain.coverage import ScanReport, ScanVerdict
+    from ongpu.domain.machine import Machine
 
 _STATUS_UNKNOWN = 3
 
@@ -243,14 +244,20 @@ def doctor(
         found = pool.submit(read_environment, chosen, processes=outside.processes)
         # The digests of the driver's files take 0.13 s, and are not judged here.
         look = functools.partial(probe, list_pythons=False, name_libraries=False)
-        machine = pool.submit(look, nvml=outside.identity, processes=outside.processes, host=outside.host)
+        asked = pool.submit(look, nvml=outside.identity, processes=outside.processes, host=outside.host)
+
+        def machine() -> Machine:
+            if not as_json and not asked.done():
+                from ongpu.report import terminal  # noqa: F401 - while the driver is waited for
+            return asked.result()
+
         from ongpu.cli.rows import known_catalog
         from ongpu.doctor import examine
         from ongpu.domain.verdict import Outcome
 
         report = examine(
             chosen,
-            machine=machine.result,
+            machine=machine,
             environment=found.result,
             nvml=outside.nvml,
             processes=outside.processes,
