@@ -22,6 +22,50 @@ Row = tuple[str, dict[str, Any]]
 
 
 @dataclass
+class Trace:
+    """The kernel trace of one process: three steps after the fifth, 40 kernels in each."""
+
+    state: str = "traced"
+    unit: str = "step"
+    kernels: tuple[int, ...] = (40, 40, 40)
+    first: int = 6
+    uuid: str | None = GPU
+    unplaced: int = 0
+    graph_launches: int = 0
+    control: bool = True
+    busy_ns: int = 150_000_000
+    seconds: float = 0.3
+
+    def record(self) -> dict[str, Any]:
+        """As the hook writes it, without ``t_mono``."""
+        if self.state != "traced":
+            return {"record": "trace", "state": self.state, "wanted": 3, "reason": "because", "code": None}
+        total = sum(self.kernels) + self.unplaced
+        began = 110.4
+        return {
+            "record": "trace",
+            "state": "traced",
+            "wanted": 3,
+            "unit": self.unit,
+            "steps": [[self.first + place, count, 50_000_000] for place, count in enumerate(self.kernels)],
+            "unplaced": self.unplaced,
+            "copies": 2,
+            "launches": total + 1,
+            "graph_launches": self.graph_launches,
+            "on_devices": [{"device": "cuda:0", "uuid": self.uuid, "kernels": total, "busy_ns": self.busy_ns}]
+            if total
+            else [],
+            "names": 1,
+            "kernels": [{"name": "void gemm<float>()", "count": total, "device_ns": 150_000_000}] if total else [],
+            "control": self.control,
+            "truncated": False,
+            "t_began": began,
+            "t_ended": began + self.seconds,
+            "cost_s": 0.4,
+        }
+
+
+@dataclass
 class Process:
     """One training process as its hook tells it."""
 
@@ -43,6 +87,7 @@ class Process:
     hip: str | None = None
     ends: bool = True
     at_exit: str | None = None
+    trace: Trace | None = None
     sampled: tuple[int, ...] = (1, 2, 3, 4, 5, 15, 25, 35)
 
     @property
@@ -74,6 +119,8 @@ class Process:
         ]
         told.extend({"record": "warning", "t_mono": self.began - 2, "text": text} for text in self.warnings)
         told.extend(self._step(step, final=False) for step in self.sampled if step <= self.steps)
+        if self.trace is not None:
+            told.append({**self.trace.record(), "t_mono": self.ended - 0.06})
         if self.steps:
             times = [[step, self.time_of(step)] for step in range(1, self.steps + 1)]
             told.append({"record": "times", "t_mono": self.ended - 0.05, "times": times})
@@ -175,7 +222,10 @@ class Guarded:
     status: int = 0
     interrupted: bool = False
     stopped_reason: str | None = None
+    trace_steps: int | None = None
     hidden: bool = False
+    memory_hidden: bool = False
+    still: bool = False  # the device's memory does not move with the processes'
     listed: bool = True
     idle_w: float = 90.0
     busy_w: float = 500.0
@@ -193,7 +243,7 @@ class Guarded:
         before, after = lines[:1], lines[1:]
         told: list[Row] = [(kind, {"role": self.role, **data}) for kind, data in before]
         started = {"role": self.role, "argv": ["python", "train.py"], "pid": 4242, "start_time": 100.25}
-        told.append(("child.start", {**started, "supervisor_pid": 4000}))
+        told.append(("child.start", {**started, "supervisor_pid": 4000, "trace_steps": self.trace_steps}))
         merged: list[tuple[float, Row]] = [
             (data["t_mono"], (kind, {"role": self.role, **data})) for kind, data in after
         ]
@@ -248,11 +298,13 @@ class Guarded:
             )
         return found
 
-    def _memory(self, t: float, uuid: str) -> int:
+    def _memory(self, t: float, uuid: str) -> int | None:
+        if self.memory_hidden:
+            return None
         mine = sum(
             one.reserved + CONTEXT
             for one in self.processes
-            if one.uuid == uuid and one.device.startswith("cuda") and one.began - 1 <= t <= one.ended
+            if one.uuid == uuid and one.device.startswith("cuda") and one.began - 1 <= t <= one.ended and not self.still
         )
         return self.baseline_used + sum(self.foreign.values()) + mine
 
@@ -275,7 +327,9 @@ class Guarded:
                     "compute_capability": "9.0",
                     "pci_bus_id": "00000000:01:00.0",
                     "mig": False,
-                    "memory_used_bytes": self.baseline_used + sum(self.foreign.values()),
+                    "memory_used_bytes": None
+                    if self.memory_hidden
+                    else self.baseline_used + sum(self.foreign.values()),
                     "utilization_percent": 0,
                     "power_mw": idle_mj,
                     "processes": None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ongpu.domain.judge import JudgeError, judge
 from ongpu.domain.verdict import Outcome, Verdict
 from ongpu.domain.witness import Observation
-from tests.judge.judge_journals import GPU, MIB, OTHER_GPU, Guarded, Process, Row, Run, cpu_process, number
+from tests.judge.judge_journals import GPU, MIB, OTHER_GPU, Guarded, Process, Row, Run, Trace, cpu_process, number
 
 PROVEN = Outcome.PROVEN
 
@@ -26,6 +26,19 @@ def proven_of(observations: list[Observation]) -> set[str]:
         return set()
     found = {one.id for one in verdict.claims if one.outcome is PROVEN}
     return found | ({"verdict"} if verdict.outcome is PROVEN else set())
+
+
+def traces() -> st.SearchStrategy[Trace]:
+    return st.builds(
+        Trace,
+        state=st.sampled_from(["traced", "traced", "traced", "unavailable", "error"]),
+        unit=st.sampled_from(["step", "replay"]),
+        kernels=st.sampled_from([(40, 40, 40), (0, 0, 0), (40, 0, 40), (40,)]),
+        uuid=st.sampled_from([GPU, OTHER_GPU, None]),
+        graph_launches=st.sampled_from([0, 0, 3]),
+        control=st.booleans(),
+        busy_ns=st.sampled_from([150_000_000, 900_000_000]),
+    )
 
 
 def processes() -> st.SearchStrategy[list[Process]]:
@@ -41,8 +54,9 @@ def processes() -> st.SearchStrategy[list[Process]]:
         world_size=st.sampled_from([None, 1, 2]),
         warnings=st.sampled_from([(), (), ("sm_120 is not compatible with the current PyTorch installation",)]),
         ends=st.sampled_from([True, True, True, False]),
+        trace=st.one_of(st.none(), st.just(Trace()), traces()),
     )
-    one = st.one_of(honest, st.just(Process()), st.just(cpu_process()))
+    one = st.one_of(honest, st.just(Process()), st.just(Process(trace=Trace())), st.just(cpu_process()))
     return st.lists(one, max_size=3, unique_by=lambda process: process.pid)
 
 
@@ -54,7 +68,10 @@ def guarded(role: str) -> st.SearchStrategy[Guarded]:
         status=st.sampled_from([0, 0, 0, 1, 137]),
         interrupted=st.sampled_from([False, False, True]),
         stopped_reason=st.sampled_from([None, None, "it ran longer than 5 s"]),
+        trace_steps=st.sampled_from([None, 3]),
         hidden=st.booleans(),
+        memory_hidden=st.booleans(),
+        still=st.sampled_from([False, False, True]),
         listed=st.sampled_from([True, True, False]),
         foreign=st.sampled_from([{}, {999: 4000 * MIB}]),
         used=st.sampled_from([None, None, {4242: 600 * MIB}, {4242: 50_000 * MIB}]),
@@ -72,10 +89,14 @@ def runs() -> st.SearchStrategy[Run]:
         simulated=st.sampled_from([False, False, False, True]),
         compare_cpu=st.booleans(),
         requested_device=st.sampled_from([None, "cuda", "cpu"]),
-        guarded=st.one_of(guarded("train"), st.just(Guarded())),
+        guarded=st.one_of(guarded("train"), st.just(Guarded()), st.just(_told_by_energy_and_kernels())),
         comparison=st.one_of(st.none(), guarded("cpu-comparison"), st.just(_slow())),
         end=st.sampled_from(["completed", "completed", "completed", "failed", None]),
     )
+
+
+def _told_by_energy_and_kernels() -> Guarded:
+    return Guarded(processes=[Process(trace=Trace())], trace_steps=3, hidden=True, memory_hidden=True)
 
 
 def _slow() -> Guarded:
@@ -101,12 +122,26 @@ def test_leaving_out_never_helps(run: Run, data: st.DataObject) -> None:
         Run(compare_cpu=True, comparison=_slow()),
         Run(profile="run", expect_gpu=None),
         Run(guarded=Guarded(hidden=True)),
+        Run(guarded=_told_by_energy_and_kernels()),
+        Run(guarded=Guarded(processes=[Process(trace=Trace(kernels=(0, 0, 0), busy_ns=0))], trace_steps=3)),
+        Run(guarded=Guarded(processes=[Process(trace=Trace(state="error"))], trace_steps=3)),
         Run(guarded=Guarded(processes=[Process(), Process(pid=4243, rank=1, world_size=2)])),
         Run(guarded=Guarded(processes=[Process(rank=0, world_size=2), cpu_process(pid=4243, rank=1, world_size=2)])),
         Run(guarded=Guarded(processes=[Process(cpu_from_step=20)])),
         Run(guarded=Guarded(used={4242: 600 * MIB}, baseline_used=0)),
     ],
-    ids=["full", "run", "hidden", "half-silent", "one-rank-on-cpu", "warm-up", "forged"],
+    ids=[
+        "full",
+        "run",
+        "hidden",
+        "w4+w5",
+        "no-kernels",
+        "no-trace",
+        "half-silent",
+        "one-rank-on-cpu",
+        "warm-up",
+        "forged",
+    ],
 )
 def test_every_line_of_realistic_journals_deleted_in_turn(run: Run) -> None:
     rows = run.rows()
@@ -118,9 +153,10 @@ def test_every_line_of_realistic_journals_deleted_in_turn(run: Run) -> None:
         assert proven_of(number(rows[:end])) == set()
 
 
-def test_every_record_that_matters_is_missed() -> None:
+@pytest.mark.parametrize("run", [Run(), Run(guarded=_told_by_energy_and_kernels())], ids=["w2", "w4+w5"])
+def test_every_record_that_matters_is_missed(run: Run) -> None:
     """Not only never better: without any one hook record or sampler line the honest run is no longer proven."""
-    rows = Run().rows()
+    rows = run.rows()
     assert "verdict" in proven_of(number(rows))
     for gone, (kind, _) in enumerate(rows):
         if kind not in {"run.start", "phase"}:
@@ -156,6 +192,21 @@ def _paths(value: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         for index, one in enumerate(value[:3]):
             found += _paths(one, (*path, index))
     return found
+
+
+@settings(max_examples=80, deadline=None)
+@given(run=runs(), trace=traces(), asked=st.sampled_from([None, 3]))
+def test_a_trace_proves_only_where_nothing_else_can_be_asked(run: Run, trace: Trace, asked: int | None) -> None:
+    """Against the same run without it: no claim is proven by a trace where processes or memory can be read."""
+
+    def proven(one: Trace | None, trace_steps: int | None) -> set[str]:
+        told = [dataclasses.replace(process, trace=one) for process in run.guarded.processes]
+        changed = dataclasses.replace(run.guarded, processes=told, trace_steps=trace_steps)
+        return proven_of(dataclasses.replace(run, guarded=changed).observations())
+
+    guarded = run.guarded
+    nothing_else = guarded.memory_hidden and (guarded.hidden or not guarded.listed)
+    assert nothing_else or proven(trace, 3) <= proven(None, asked)
 
 
 @settings(max_examples=300, deadline=None)

@@ -85,6 +85,8 @@ def _compare(role: RoleReadings, source: HookSource, trace: TraceRecord, claimed
         if trace.graph_launches:
             reason = f"{source.label} launched CUDA graphs in {steps}, and kernels of graphs were not recorded"
             return WitnessState.UNAVAILABLE, reason
+        if any(one.kernels and one.uuid is None for one in trace.devices):
+            return WitnessState.UNAVAILABLE, f"a GPU that ran kernels of {source.label} in {steps} named no UUID"
         if where:
             others = ", ".join(sorted(where))
             return WitnessState.CONTRADICTED, f"the kernels of {source.label} in {steps} ran on {others}, not on {said}"
