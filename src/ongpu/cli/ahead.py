@@ -11,10 +11,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ongpu.machine.driver_check import LIBCUDA, NVML_DEVICES, check_command
-from ongpu.machine.process import RealProcesses
+if TYPE_CHECKING:  # 10 ms, and most commands start no process
+    from ongpu.machine.process import RealProcesses
 
 _ASKING: Final = frozenset({"doctor", "probe"})
 _HELP: Final = frozenset({"-h", "--help"})
@@ -28,6 +28,9 @@ def asked_ahead(words: Sequence[str]) -> Iterator[None]:
     if not words or words[0] not in _ASKING or _HELP.intersection(words):
         yield
         return
+    from ongpu.machine.driver_check import LIBCUDA, NVML_DEVICES, check_command
+    from ongpu.machine.process import RealProcesses
+
     processes = RealProcesses()
     try:
         for check in (LIBCUDA, NVML_DEVICES):
@@ -41,4 +44,6 @@ def asked_ahead(words: Sequence[str]) -> Iterator[None]:
 
 def processes() -> RealProcesses:
     """The door to processes, with what was asked ahead behind it."""
+    from ongpu.machine.process import RealProcesses
+
     return _begun[-1] if _begun else RealProcesses()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -27,8 +26,7 @@ if TYPE_CHECKING:  # other commands must not wait for these rooms
 _STATUS_UNKNOWN = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Looked:
+class _Looked(NamedTuple):
     """A report, and what is known of where its files will run."""
 
     report: ScanReport
@@ -62,8 +60,6 @@ def scan(
     """
     from ongpu import scan as scanner
     from ongpu.domain.coverage import CodeVerdict
-    from ongpu.report.scan_document import scan_document
-    from ongpu.report.scan_terminal import scan as rendered
 
     limits = {"none": CodeVerdict.NONE, "partial": CodeVerdict.PARTIAL, "jit": CodeVerdict.JIT}
     limit = None if fail_on is None else limits.get(fail_on)
@@ -90,9 +86,12 @@ def scan(
     failed = [f"{package} on {fit.device}: {fit.verdict.value}: {fit.reason}" for package, fit in failing]
     if as_json:
         from ongpu.report.json_text import to_json
+        from ongpu.report.scan_document import scan_document
 
         sys.stdout.write(to_json("scan", scan_document(looked.report, verdict, failing=failed)))
     else:
+        from ongpu.report.scan_terminal import scan as rendered
+
         show(rendered(looked.report, verdict, names=names, failing=failed))
     if limit is None:
         return 0

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from ongpu.domain.coverage import BinaryCoverage, PackageCoverage, ScanReport
 from ongpu.errors import UsageError
@@ -219,6 +218,8 @@ def _editable_files(dist_info: Path) -> Iterator[str]:
 
 
 def _local(url: str) -> Path:
+    from urllib.parse import unquote, urlsplit  # noqa: PLC0415 - 2 ms of every scan, for one kind of install
+
     # urllib.request has this function, and loads the whole of HTTP with it.
     path = unquote(urlsplit(url).path)
     return Path(path.removeprefix("/") if os.name == "nt" else path)
