@@ -35,6 +35,7 @@ class Trace:
     control: bool = True
     busy_ns: int = 150_000_000
     seconds: float = 0.3
+    name: str = "void gemm<float>()"
 
     def record(self) -> dict[str, Any]:
         """As the hook writes it, without ``t_mono``."""
@@ -56,7 +57,7 @@ class Trace:
             if total
             else [],
             "names": 1,
-            "kernels": [{"name": "void gemm<float>()", "count": total, "device_ns": 150_000_000}] if total else [],
+            "kernels": [{"name": self.name, "count": total, "device_ns": 150_000_000}] if total else [],
             "control": self.control,
             "truncated": False,
             "t_began": began,

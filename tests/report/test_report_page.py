@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import html.parser
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ongpu.domain.judge import judge
 from ongpu.domain.machine import Driver, DriverLibrary, Machine
@@ -23,9 +26,10 @@ from ongpu.evidence.check import Answer, CheckReport
 from ongpu.evidence.trust import Level
 from ongpu.report.html import MAX_PAGE_BYTES, bundle_page, page, shown
 from ongpu.report.pages import BundlePages
+from ongpu.report.terminal import verdict
 from ongpu.report.timeline import loss_chart, timeline
 from tests.evidence.conftest import Samples
-from tests.judge.judge_journals import GPU, OTHER_GPU, Guarded, Process, Run, cpu_process
+from tests.judge.judge_journals import GPU, OTHER_GPU, Guarded, Process, Run, Trace, cpu_process
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}\u202e\x1b[31m"
 
@@ -200,6 +204,24 @@ def test_ranks_and_foreign_libraries_are_on_both_pages() -> None:
         assert "999.9" in text and "not that driver" in text
     alone = Run(profile="run").observations()
     assert "Ranks" not in BundlePages().readme(_told(alone), judge(alone), [])
+
+
+def test_a_kernel_trace_is_on_both_pages_and_the_terminal() -> None:
+    name = "void gemm<float>() | \u202e</td>[bold]"
+    guarded = Guarded(processes=[Process(trace=Trace(name=name))], trace_steps=3)
+    observations = Run(profile="run", guarded=guarded).observations()
+    console = Console(width=2000, record=True, file=io.StringIO())
+    console.print(verdict(judge(observations)))
+    readme = BundlePages().readme(_told(observations), judge(observations), [])
+    drawn = page(_report_of(observations), observations, {})
+    for text in (readme, html.unescape(drawn), console.export_text()):
+        assert "W5" in text and "120 kernels in steps 6 to 8" in text and "void gemm" in text, text
+        assert "\u202e" not in text
+    assert "</td>[bold]" not in drawn
+    assert "device.\n\n" not in readme and "in a few of its steps.\n\n" in readme
+    alone = Run(profile="run").observations()
+    assert "W5" not in BundlePages().readme(_told(alone), judge(alone), [])
+    assert "energy counter of the device.\n\n" in BundlePages().readme(_told(alone), judge(alone), [])
 
 
 def test_a_bundle_full_of_text_stays_under_the_limit() -> None:

@@ -17,7 +17,11 @@ from ongpu.errors import UsageError, WorkError
 Command = Annotated[list[str] | None, typer.Argument(help="The training command, after --.", show_default=False)]
 Evidence = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the bundle; must be free.")]
 ExpectGpu = Annotated[
-    str | None, typer.Option(metavar="NAME", help="The GPU model that must have trained: 'RTX 5090', 'H100 80GB HBM3'.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The GPU that must have trained: its model ('RTX 5090', 'H100 80GB HBM3') or its UUID (GPU-...).",
+    ),
 ]
 Pseudonymous = Annotated[
     bool, typer.Option("--pseudonymous", help="Replace host names, user, paths and GPU UUIDs in the evidence.")
@@ -27,7 +31,6 @@ Sign = Annotated[Path | None, typer.Option(metavar="KEY", help="Sign the evidenc
 Nonce = Annotated[
     str | None, typer.Option(metavar="N", help="Answer this nonce of `ongpu challenge`; it seeds the training.")
 ]
-
 Trace = Annotated[
     int | None,
     typer.Option(metavar="N", help="Record which kernels ran in N of the training's steps (2 to 5; 3 is enough)."),

@@ -1,5 +1,9 @@
 """Observations in, verdict out: the one rule, used by the guard and by whoever checks a bundle.
 
+**Proven** needs W1 and the witness that stands beside it (:attr:`ongpu.domain.case.Case.outside`: W2; W2d where the
+platform hides processes; W4 and W5 together where it hides the memory of the device too), and no contradiction. A
+kernel trace (W5) that contradicts refutes, wherever one was asked for.
+
 **Monotone.** Leaving an observation out never turns a claim, or the verdict, into *proven*. Three things see to
 it: every rule asks for something present; whatever could speak against a claim is counted by an observation that
 the claim needs (the hook numbers its records and its last one counts them, the sampler does the same, ``guard.end``

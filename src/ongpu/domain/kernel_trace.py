@@ -106,7 +106,7 @@ def _compare(role: RoleReadings, source: HookSource, trace: TraceRecord, claimed
     busy = max(where[uuid].busy_ns for uuid in claimed) / 1e9
     return WitnessState.CONFIRMED, (
         f"{source.label}: {trace.kernels} kernels in {steps} on {said}, busy for {min(busy / window, 1):.0%} of these "
-        f"{window * 1000:.0f} ms under the profiler{_most(trace)}"
+        f"{window * 1000:.0f} ms under the profiler, which took {trace.cost_s:.1f} s to start and to read{_most(trace)}"
     )
 
 

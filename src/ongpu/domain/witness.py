@@ -35,7 +35,8 @@ The run (written by whoever joins the rooms)
 
 A guarded command (written by the guard's session)
 
-``child.start``: ``role``, ``argv`` [], ``pid``, ``start_time``, ``supervisor_pid``. Once a role.
+``child.start``: ``role``, ``argv`` [], ``pid``, ``start_time``, ``supervisor_pid``, ``trace_steps`` (how many steps
+    a kernel trace was asked for; null: none was). Once a role.
 ``child.exit``: ``role``, ``pid``, ``status`` (128 + n after signal n), ``signal`` (name | null), ``seconds``,
     ``interrupted``, ``stopped`` (``fail-fast`` | ``timeout`` | null), ``stopped_reason``. Once a role.
 ``guard.end``: ``role``, ``hooks`` [{``source``, ``pid``, ``records``}]: how many records of each process were
@@ -75,6 +76,16 @@ its source), ``pid``, ``t_mono``; by ``record``:
     initialized.
     The first 5 steps of each optimizer, then at most one a second, at each change of place, and at the exit
 ``times``: ``times`` [[step, t_mono], ...]: every step, thinned where steps follow within 5 ms
+``trace``: the kernel trace, at most once a process that steps: ``state`` (``traced`` | ``unavailable`` | ``error``),
+    ``wanted`` (steps); ``reason`` and, of an error, ``code`` where it is not ``traced``. Else a digest of what the
+    profiler recorded between ``t_began`` and ``t_ended``, the ends of two steps: ``unit`` (``step``, or ``replay`` of
+    a CUDA graph in which the optimizer's step is), ``steps`` [[number, kernels the host launched in it, their time in
+    nanoseconds], ...], ``unplaced`` (kernels of no known step), ``copies`` (copies and fills), ``launches``,
+    ``graph_launches`` (calls of the host, of graphs among them), ``on_devices`` [{``device``, ``uuid``, ``kernels``,
+    ``busy_ns`` (with kernels or copies; where they overlap it counts once)}], ``names`` (how many kernels by name),
+    ``kernels`` [{``name``, ``count``, ``device_ns``}] (the 10 that took longest), ``control`` (the hook's own kernel,
+    launched last and counted nowhere else, was recorded), ``truncated`` (there were more events than were looked
+    at), ``cost_s`` (to start and to read it)
 ``warning``: ``text`` of a warning about compute capability
 ``error``: ``where``, ``type``, ``text``: the hook itself failed; the process went on
 ``end``: ``devices`` [as in ``step``, those that were sampled],
