@@ -49,7 +49,7 @@ def run(given: argparse.Namespace) -> int:
     }
     with tempfile.TemporaryDirectory() as folder:
         if given.model == "llama1b":
-            settings |= {"model": _llama_1b(Path(folder, "shape")), "weights": "random"}
+            settings |= {"model": llama_1b(Path(folder, "shape")), "weights": "random"}
         config, output = Path(folder, "config.yaml"), Path(folder, "run")
         config.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()), "utf-8")
         total = given.warmup + given.steps
@@ -64,7 +64,7 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _llama_1b(folder: Path) -> str:
+def llama_1b(folder: Path) -> str:
     """The benchmark's Llama-shaped model of 1.08 billion parameters, as a folder with nothing but a config.json."""
     folder.mkdir()
     config = {

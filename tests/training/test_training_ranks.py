@@ -22,7 +22,7 @@ from ongpu.errors import UsageError
 from ongpu.training.batches import HeldOut, Stream
 from ongpu.training.data import Example
 from ongpu.training.main import main
-from ongpu.training.ranks import Place
+from ongpu.training.place import Place
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.process, pytest.mark.network]

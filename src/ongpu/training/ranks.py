@@ -17,12 +17,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from ongpu.domain.verdict import Cause
-from ongpu.errors import BlockedError, OngpuError, UsageError, WorkError
+from ongpu.errors import BlockedError, OngpuError, WorkError
+from ongpu.training.place import Place
 
 MEETING_S: Final = 300.0
 """How long the ranks wait for the last of them: a cold start from a network disk takes minutes."""
@@ -33,50 +33,13 @@ _UNAIDED_S: Final = 3.0
 """After another rank's failure, the time a rank has to end by itself before its collectives are broken off."""
 _ABORTED_S: Final = 12.0
 """The time after that, before the process is ended where it stands."""
+_SILENT_S: Final = 15.0
+"""A rank whose thread has not shown for so long has been killed, or its host is gone."""
 _TOGETHER_S: Final = 5.0
 """How long a rank that is done waits for the others: a launcher ends all as soon as one has left with an error."""
 _FAILED: Final = "failed"
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """What the launcher told this process."""
-
-    rank: int
-    local_rank: int
-    world_size: int
-    address: str
-    port: int
-    launcher_has_store: bool
-    attempt: str
-
-    @classmethod
-    def read(cls, variables: Mapping[str, str]) -> Place | None:
-        """The place in ``variables``, ``None`` for a process that trains alone; :class:`UsageError` for half of one."""
-        said = variables.get("WORLD_SIZE", "").strip()
-        if said in {"", "1"}:
-            return None
-        needed = ("WORLD_SIZE", "RANK", "MASTER_PORT")
-        wrong = [name for name in needed if not variables.get(name, "").strip().isdecimal()]
-        wrong += [] if variables.get("MASTER_ADDR", "").strip() else ["MASTER_ADDR"]
-        local = variables.get("LOCAL_RANK", "0").strip()
-        if wrong or not local.isdecimal() or int(variables["RANK"]) >= int(said):
-            what = ", ".join(wrong) or "RANK and LOCAL_RANK"
-            raise UsageError(
-                f"A launcher asks for {said} processes (WORLD_SIZE), and {what} in the environment cannot be used.",
-                next_step="Start it with torchrun (see docs/training.md), or unset WORLD_SIZE to train in one process.",
-            )
-        return cls(
-            rank=int(variables["RANK"]),
-            local_rank=int(local),
-            world_size=int(said),
-            address=variables["MASTER_ADDR"].strip(),
-            port=int(variables["MASTER_PORT"]),
-            launcher_has_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-            attempt=f"{variables.get('TORCHELASTIC_RUN_ID', '')}/{variables.get('TORCHELASTIC_RESTART_COUNT', '0')}",
-        )
 
 
 class OtherRankError(OngpuError):
@@ -143,7 +106,7 @@ class Together(Alone):
     def __init__(self, place: Place) -> None:
         self.place = place
         self.rank, self.local_rank, self.world_size = place.rank, place.local_rank, place.world_size
-        self._host = socket.gethostname()
+        self._host, self._hosts = socket.gethostname(), list[str]()
         self._store: Any = None
         self._shared = 0
         self._met = self._group = self._broken = False
@@ -156,6 +119,7 @@ class Together(Alone):
         failed = next((one for one in words if "message" in one), None)
         if failed:
             raise OtherRankError(failed)
+        self._hosts = [one["host"] for one in words]
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
         return words
 
@@ -285,7 +249,7 @@ class Together(Alone):
         """Stop the other ranks for ``error``; whether it is this rank's to print."""
         self._broken = True
         if isinstance(error, OtherRankError):
-            return error.untold
+            return error.untold and self._first_to_tell()
         word = {
             "rank": self.rank,
             "host": self._host,
@@ -302,20 +266,26 @@ class Together(Alone):
             return True  # the store is gone, or somebody never came: then everybody speaks
         return bool(winner["rank"] == self.rank or winner["message"] != error.message)
 
+    def _first_to_tell(self) -> bool:
+        try:
+            return bool(self._store.add("told", 1) == 1)
+        except RuntimeError:
+            return True
+
     def _watch(self) -> None:
         """Look for another rank's failure; get this one out of a collective that will never end."""
         try:
             store = self._client(hosts=False)  # one of its own: the other may be held by a call that waits
+            seen: dict[int, tuple[int, float]] = {}
             while not store.check([_FAILED]):
+                store.add(f"alive/{self.rank}", 1)
+                if self.first and (silent := self._silent(store, seen)) is not None:
+                    store.compare_set(_FAILED, "", json.dumps(self._gone(silent, f"silent for {_SILENT_S:.0f} s")))
                 if self._left.wait(_LOOK_EVERY_S):
                     return
             word = json.loads(store.get(_FAILED))
         except (RuntimeError, OngpuError):
-            word = {"rank": 0, "host": self.place.address, "status": 1, "untold": True}
-            word |= {
-                "message": f"it or the launcher is gone from port {self.place.port}.",
-                "next": "Read what that rank said last, and continue with --resume where there is a checkpoint.",
-            }
+            word = self._gone(0, f"nobody answers at {self.place.address}:{self.place.port}")
         if word["rank"] == self.rank:
             return
         self._failure = word
@@ -326,6 +296,28 @@ class Together(Alone):
             sys.stderr.write(f"error: rank {self.rank} did not come back after {OtherRankError(word).message}\n")
             sys.stderr.flush()
             os._exit(int(word["status"]))
+
+    def _gone(self, rank: int, why: str) -> dict[str, Any]:
+        """What a rank would have said that can say nothing any more."""
+        return {
+            "rank": rank,
+            "host": self._hosts[rank],
+            "message": f"it ended without a word ({why}).",
+            "next": "Read what that rank said last, and continue with --resume where there is a checkpoint.",
+            "status": 1,
+            "untold": True,
+        }
+
+    def _silent(self, store: Any, seen: dict[int, tuple[int, float]]) -> int | None:
+        """A rank that was killed, or whose host is gone; ``seen`` is the last sign of life of each, and when."""
+        now = time.monotonic()
+        for rank in range(1, self.world_size):
+            count = store.add(f"alive/{rank}", 0)
+            if rank not in seen or seen[rank][0] != count:
+                seen[rank] = (count, now)
+            elif now - seen[rank][1] > _SILENT_S:
+                return rank
+        return None
 
     def _abort(self) -> None:
         import torch.distributed as dist  # noqa: PLC0415 - see _client
