@@ -113,7 +113,9 @@ class SelfAttention(torch.autograd.Function):
         if context.turns is not None:
             kernels.turn_(slope, context.turns, heads=records["heads"] + records["keys"], back=True)
         to_bias = kernels.column_sum(slope) if context.has_bias else None
-        return slope @ weight.t(), x.t() @ slope, to_bias, None, None, None, None
+        # in the order in which the weight lies in memory, or its parts would be copied
+        to_weight = x.t() @ slope if weight.is_contiguous() else (slope.t() @ x).t()
+        return slope @ weight.t(), to_weight, to_bias, None, None, None, None
 
 
 # as the operators under torch.nn.attention.varlen want them: dropout, causal; return of a debug mask

@@ -17,10 +17,9 @@ import torch
 import triton
 import triton.language as tl
 
-_PROGRAMS: Final = 1056
-"""Programs that walk over the tokens of a norm and keep sums: eight for each of the 132 multiprocessors of an H100."""
-_TILE: Final = 32
+_TILE: Final = 64
 """Tokens of a tile of those kernels that walk down columns."""
+_TURN_TILE: Final = 32
 
 
 def _next_power(width: int) -> int:
@@ -132,13 +131,13 @@ def add_norm_backward(
     """
     tokens, width = total.shape
     result = torch.empty_like(total)
-    programs = min(_PROGRAMS, -(-tokens // 4))
-    sums = torch.empty(programs, 3 * width, dtype=torch.float32, device=total.device)
     block = _next_power(width)
+    programs = min(1056 if block <= 1024 else 528, -(-tokens // 4))  # measured on one H100, as are the warps
+    sums = torch.empty(programs, 3 * width, dtype=torch.float32, device=total.device)
     _add_norm_backward_kernel[(programs,)](
         total, weight, mean, scale, slope, slope_total, result, sums, tokens, width,
         HAS_SLOPE_TOTAL=slope_total is not None, HAS_BIAS=has_bias, CENTERED=mean.numel() > 0, BLOCK=block,
-        num_warps=_warps(block),
+        num_warps=1 if block <= 1024 else _warps(block),
     )  # fmt: skip
     to_weight, to_shift, to_bias = _add_up(sums, weight.dtype).view(3, width)
     return result, to_weight, to_shift, to_bias
@@ -160,7 +159,7 @@ def _add_up(parts: Any, kind: torch.dtype) -> Any:
     """The sum of float32 ``parts`` over their first dimension, as ``kind``."""
     count, width = parts.shape
     out = torch.empty(width, dtype=kind, device=parts.device)
-    _add_up_kernel[(triton.cdiv(width, 32),)](parts, out, count, width, ROWS=64, COLUMNS=32, num_warps=4)
+    _add_up_kernel[(triton.cdiv(width, 32),)](parts, out, count, width, ROWS=256, COLUMNS=32, num_warps=8)
     return out
 
 
@@ -214,7 +213,7 @@ def bias_gelu_backward(product: Any, bias: Any, slope: Any) -> tuple[Any, Any]:
     result = torch.empty_like(product)
     sums = torch.empty(groups, width, dtype=torch.float32, device=product.device)
     _gelu_backward_kernel[(triton.cdiv(width, 128), groups)](
-        product, bias, slope, result, sums, tokens, width, per_program, ROWS=_TILE, COLUMNS=128, AHEAD=3, num_warps=8
+        product, bias, slope, result, sums, tokens, width, per_program, ROWS=_TILE, COLUMNS=128, AHEAD=3, num_warps=4
     )
     return result, _add_up(sums, bias.dtype)
 
@@ -247,7 +246,7 @@ def column_sum(x: Any) -> Any:
 
 def _groups(tokens: int) -> tuple[int, int]:
     """How many programs share the tokens of a column, and how many tokens each takes."""
-    per_program = _TILE * max(1, tokens // (_TILE * 64))
+    per_program = _TILE * max(1, tokens // (_TILE * 128))
     return -(-tokens // per_program), per_program
 
 
@@ -318,8 +317,8 @@ def turn_(packed: Any, turns: tuple[Any, Any], *, heads: int, back: bool = False
     """
     cosine, sine = turns
     tokens, row_width = packed.shape
-    _turn_kernel[(triton.cdiv(tokens, _TILE), heads)](
-        packed, cosine, sine, tokens, row_width, BACK=back, HALF=cosine.shape[1], ROWS=_TILE, num_warps=4
+    _turn_kernel[(triton.cdiv(tokens, _TURN_TILE), heads)](
+        packed, cosine, sine, tokens, row_width, BACK=back, HALF=cosine.shape[1], ROWS=_TURN_TILE, num_warps=4
     )
 
 

@@ -173,9 +173,21 @@ def backward(
     sizes = _sizes(heads, keys, width, longest)
     places, scale, factor = (len(boundaries) - 1) * sizes["TILES"], _LOG2_E * width**-0.5, width**-0.5
     _query_kernel[places, heads](
-        packed, boundaries, out, log_sums, slope, result, means, tokens, scale, factor, **sizes, num_warps=4
+        packed,
+        boundaries,
+        out,
+        log_sums,
+        slope,
+        result,
+        means,
+        tokens,
+        scale,
+        factor,
+        **sizes,
+        num_warps=4,
+        num_stages=2,
     )
     _key_kernel[places, keys](
-        packed, boundaries, log_sums, means, slope, result, tokens, scale, factor, **sizes, num_warps=4
+        packed, boundaries, log_sums, means, slope, result, tokens, scale, factor, **sizes, num_warps=4, num_stages=1
     )
     return result
