@@ -216,7 +216,7 @@ pl.Trainer(max_epochs=1, accelerator="gpu", devices=1, logger=False, enable_chec
 # -- the program's own profiler --------------------------------------------------------------------------------------
 
 
-def test_the_program_profiles_itself_all_along(tmp_path: Path) -> None:
+def test_own_profiler_all_along(tmp_path: Path) -> None:
     text = (
         MODEL
         + PROFILED
@@ -234,7 +234,7 @@ print("kernels", kernels_of(profile))
     assert int(log(tmp_path).split()[-1]) > 100, told
 
 
-def test_the_program_profiles_itself_later(tmp_path: Path) -> None:
+def test_own_profiler_later(tmp_path: Path) -> None:
     text = (
         MODEL
         + PROFILED
@@ -250,7 +250,7 @@ print("kernels", kernels_of(profile))
     assert int(log(tmp_path).split()[-1]) > 100, "the program's own profiler saw nothing after ours"
 
 
-def test_the_program_begins_to_profile_within_the_window(tmp_path: Path) -> None:
+def test_own_profiler_within_the_window(tmp_path: Path) -> None:
     text = (
         MODEL
         + PROFILED
@@ -261,7 +261,7 @@ def steps(count):
     for _ in range(count):
         optimizer.zero_grad(); model(torch.randn(64, 1024, device="cuda")).pow(2).mean().backward(); optimizer.step()
 steps(6)
-schedule = torch.profiler.schedule(wait=0, warmup=1, active=4)
+schedule = torch.profiler.schedule(wait=0, warmup=1, active=4, repeat=1)
 with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], schedule=schedule) as profile:
     for _ in range(5):
         steps(5); profile.step()
@@ -361,6 +361,6 @@ def test_processes_and_memory_are_hidden(tmp_path: Path) -> None:
     assert "W4+W5 (device-level)" in guarded.verdict.claims[0].reason
 
 
-def test_processes_and_memory_are_hidden_and_nothing_was_traced(tmp_path: Path) -> None:
+def test_nothing_was_traced_where_both_are_hidden(tmp_path: Path) -> None:
     guarded = traced(tmp_path, WORK, trace_steps=None, **hiding("processes", "memory"))
     assert guarded.verdict.outcome == "unknown", report(guarded)
