@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ongpu.domain.judge import judge
+from ongpu.domain.judge import JudgeError, judge
 from ongpu.domain.verdict import Outcome, Verdict, WitnessState
-from tests.judge.judge_journals import GPU, MIB, OTHER_GPU, Guarded, Process, Run, Trace, cpu_process
+from tests.judge.judge_journals import GPU, MIB, OTHER_GPU, Guarded, Process, Row, Run, Trace, cpu_process, number
 
 PROVEN, REFUTED, UNKNOWN = Outcome.PROVEN, Outcome.REFUTED, Outcome.UNKNOWN
 CONFIRMED, CONTRADICTED = WitnessState.CONFIRMED, WitnessState.CONTRADICTED
@@ -156,3 +159,91 @@ def test_traced_steps_are_left_out_of_the_comparison_with_the_cpu() -> None:
 
     assert "ratio 9.00" in answer(None)
     assert "too few steps" in answer(Trace()), "of the seven after the warm-up, four are slowed by the trace"
+
+
+# -- as recorded on an H100 by tests/guard/test_guard_trace_gpu.py ---------------------------------------------------
+
+RECORDINGS = Path(__file__).resolve().parents[1] / "recordings" / "trace"
+
+
+def recorded(name: str) -> list[Row]:
+    lines = (RECORDINGS / f"{name}.jsonl").read_text().splitlines()[1:]
+    return [(row["kind"], row["data"]) for row in map(json.loads, lines)]
+
+
+def change_trace(rows: list[Row], change: Callable[[dict[str, Any]], object]) -> Verdict:
+    for kind, data in rows:
+        if kind == "hook" and data["record"] == "trace":
+            change(data)
+    return judge(number(rows))
+
+
+def without_memory(rows: list[Row]) -> list[Row]:
+    """As a platform would tell it that hides the memory of its devices too."""
+    for kind, data in rows:
+        if kind in {"baseline", "nvml.sample"}:
+            for device in data["devices"]:
+                device["memory_used_bytes"] = None
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "level", "w5", "words"),
+    [
+        ("plain_loop", PROVEN, "process", CONFIRMED, "162 kernels in steps 6 to 8"),
+        ("reference", PROVEN, "process", CONFIRMED, "1557 kernels in steps 6 to 8"),
+        ("graph_replays", PROVEN, "process", CONFIRMED, "324 kernels in replays 2 to 4"),
+        ("hidden", PROVEN, "device", CONFIRMED, "busy for 95% of these 101 ms"),
+        ("idle_tensors", REFUTED, None, CONTRADICTED, "no kernel of process 1247 ran on GPU-"),
+    ],
+)
+def test_recorded(name: str, outcome: Outcome, level: str | None, w5: WitnessState, words: str) -> None:
+    verdict = judge(number(recorded(name)))
+    assert (verdict.outcome, verdict.level, state(verdict)) == (outcome, level, w5), verdict.reason
+    assert words in why(verdict)
+    assert (state(verdict, "W1"), state(verdict, "W2")) == (CONFIRMED, UNAVAILABLE if name == "hidden" else CONFIRMED)
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "graph_replays", "hidden", "idle_tensors"])
+def test_no_line_of_a_recorded_journal_can_be_left_out(name: str) -> None:
+    rows = recorded(name)
+    del rows[-1][1]["observations"]  # whoever leaves out a line would count anew
+    proven = judge(number(rows)).outcome is PROVEN
+    assert proven is (name != "idle_tensors")
+    for gone in range(1, len(rows)):
+        try:
+            outcome = judge(number(rows[:gone] + rows[gone + 1 :])).outcome
+        except JudgeError:
+            continue
+        assert outcome is not PROVEN, rows[gone]
+
+
+def test_energy_and_kernels_as_recorded() -> None:
+    verdict = judge(number(without_memory(recorded("hidden"))))
+    assert (verdict.outcome, verdict.level) == (PROVEN, "device"), verdict.reason
+    assert "W4+W5 (device-level)" in verdict.claims[0].reason
+    for missing in ("energy", "trace"):
+        rows = without_memory(recorded("hidden"))
+        for kind, data in rows:
+            if kind == "energy" and missing == "energy":
+                data["devices"] = []
+            elif kind == "child.start" and missing == "trace":
+                data["trace_steps"] = None
+        assert judge(number(rows)).outcome is UNKNOWN, missing
+
+
+def test_the_kernels_of_a_recorded_run_on_another_gpu() -> None:
+    def move(trace: dict[str, Any]) -> None:
+        trace["on_devices"][0]["uuid"] = OTHER_GPU
+
+    verdict = change_trace(recorded("plain_loop"), move)
+    assert (verdict.outcome, state(verdict)) == (REFUTED, CONTRADICTED)
+
+
+def test_a_forged_trace_of_idle_tensors_must_add_up() -> None:
+    """Kernels written into the trace without a word on the steps, or the other way round."""
+    device = {"device": "cuda:0", "kernels": 30, "busy_ns": 9_000_000}
+    rows = recorded("idle_tensors")
+    uuid = next(data["devices"][0]["uuid"] for kind, data in rows if kind == "baseline")
+    verdict = change_trace(rows, lambda trace: trace.update(on_devices=[{**device, "uuid": uuid}]))
+    assert (state(verdict), "counts its kernels two ways" in why(verdict)) == (ERROR, True)
