@@ -75,7 +75,7 @@ def test_the_largest_halving_that_fits_is_measured(
 def test_the_advice_keeps_the_records_of_a_step(tmp_path: Path) -> None:
     what, step = memory.advice(job(tmp_path, rows=7)[0])
     assert what == "A batch_size of 6 fits: one step of it was just measured."
-    assert step == "Set batch_size: 6 and grad_accumulation_steps: 4 for as many records a step."
+    assert step == "Set batch_size: 6 and grad_accumulation_steps: 4 for as much a step."
     assert "Not even a batch of one" in memory.advice(job(tmp_path / "b", rows=0)[0])[0]
 
 

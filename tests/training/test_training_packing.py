@@ -99,6 +99,61 @@ def test_packing_keeps_the_records_of_every_step_and_one_shape() -> None:
     assert len(shapes) == 1
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=12),
+    batch_tokens=st.integers(40, 200),
+    micro_steps=st.integers(1, 3),
+)
+def test_rows_of_so_many_tokens_hold_as_many_whole_records_as_fit(
+    lengths: list[int], batch_tokens: int, micro_steps: int
+) -> None:
+    examples = [example(length, seed) for seed, length in enumerate(lengths)]
+
+    def of_rank(rank: int, world_size: int) -> Stream:
+        return Stream(
+            examples,
+            seed=1,
+            batch_size=1,
+            batch_tokens=batch_tokens,
+            micro_steps=micro_steps,
+            max_steps=6,
+            packed=True,
+            fill=0,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    whole = of_rank(0, 1)
+    batches = [batch for step in range(1, 7) for batch in whole.step(step)]
+    assert len({tuple(tensor.shape for tensor in batch.tensors()) for batch in batches}) == 1
+    for batch, after in itertools.pairwise(batches):
+        taken = sum(lengths[index] for index in batch.records)
+        assert taken <= batch_tokens < taken + lengths[after.records[0]]  # the next record did not fit
+    order = [index for batch in batches for index in batch.records]
+    assert whole.samples(1, 6) == len(order)
+    if len(order) >= len(lengths):
+        assert sorted(order[: len(lengths)]) == list(range(len(lengths)))
+    # two ranks share out the same rows
+    two = [of_rank(rank, 2).step(1) for rank in (0, 1)]
+    dealt = [two[place % 2][place // 2].records for place in range(2 * micro_steps)]
+    assert dealt == [batch.records for batch in batches[: 2 * micro_steps]]
+
+
+@pytest.mark.parametrize("batch_tokens", [64, 200])
+def test_loss_and_gradients_of_rows_filled_by_tokens(batch_tokens: int) -> None:
+    examples = [example(length, seed) for seed, length in enumerate(LENGTHS)]
+    rows = Stream(
+        examples, seed=1, batch_size=1, batch_tokens=batch_tokens, micro_steps=1, max_steps=4, packed=True, fill=0
+    )
+    model = models.build(SHAPE, seed=3)
+    for step in range(1, 5):
+        (batch,) = rows.step(step)
+        with torch.no_grad():
+            ours = model.loss_sum(batch.ids, batch.labels, batch.layout)
+            torch.testing.assert_close(ours, alone(model, [examples[index] for index in batch.records]))
+
+
 def test_an_epoch_holds_every_record_once_and_any_step_is_found_again() -> None:
     examples = [example(4, seed) for seed in range(12)]
     batches = stream(examples, packed=False)

@@ -140,6 +140,7 @@ def make_job(
 ) -> Job:
     """Everything the loop needs, on its device."""
     kept, apart = split(examples, config)
+    _refuse_batch_tokens(config, kept, policy=policy)
     network, fill = model.network, model.tokenizer.end_id
     network.train()
     weights, optimizer = _weights(network, config, device=device, native=model.native, policy=policy, ranks=ranks)
@@ -147,6 +148,7 @@ def make_job(
         kept,
         seed=config.seed,
         batch_size=config.batch_size,
+        batch_tokens=config.batch_tokens,
         micro_steps=config.grad_accumulation_steps,
         max_steps=config.max_steps,
         packed=policy.packing.taken,
@@ -175,7 +177,7 @@ def make_job(
         folder=folder,
         settings={
             **_computed(config, policy),
-            "records_a_step": config.batch_size * config.grad_accumulation_steps * ranks.world_size,
+            "records_a_step": _batches_a_step(config, ranks) * (1 if config.batch_tokens else config.batch_size),
             "data_sha256": data_sha256,
             "tokens_sha256": tokens,
         },
@@ -183,6 +185,26 @@ def make_job(
         warnings=warnings,
         on_evaluation=on_evaluation,
     )
+
+
+def _batches_a_step(config: Config, ranks: Alone) -> int:
+    return config.grad_accumulation_steps * ranks.world_size
+
+
+def _refuse_batch_tokens(config: Config, examples: Sequence[Example], *, policy: Policy) -> None:
+    if not config.batch_tokens:
+        return
+    if not policy.packing.taken:
+        raise UsageError(
+            f"batch_tokens counts the tokens of packed rows, but packing: {policy.packing.reason}.",
+            next_step="Set packing: true, or go by batch_size with batch_tokens: 0.",
+        )
+    longest = max(len(example.ids) for example in examples)
+    if longest > config.batch_tokens:
+        raise UsageError(
+            f"The longest record has {longest} tokens, more than batch_tokens {config.batch_tokens}.",
+            next_step=f"Raise batch_tokens, or cut records with max_seq_length: {config.batch_tokens}.",
+        )
 
 
 def _weights(

@@ -7,6 +7,7 @@ With several ranks a step has the records that one process with all their batche
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class Stream:
         pinned: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        batch_tokens: int = 0,
     ) -> None:
         self._rank, self._world_size = rank, world_size
         self._seed, self._batch_size, self._micro_steps = seed, batch_size, micro_steps
@@ -73,10 +75,13 @@ class Stream:
         self._labels = [torch.tensor(example.labels) for example in examples]
         self._targets = [example.targets for example in examples]
         self._lengths = [len(example.ids) for example in examples]
-        self._longest = max(self._lengths)
+        self.longest = max(self._lengths)
         self._epoch, self._shuffled = -1, list(range(len(examples)))
-        self.row_tokens = self._row_tokens(max_steps * micro_steps * world_size) if packed else self._longest
-        self._packed = packed
+        self._packed, self._batch_tokens = packed, batch_tokens
+        batches = max_steps * micro_steps * world_size
+        self._starts = self._filled(batches) if batch_tokens else range(0, (batches + 1) * batch_size, batch_size)
+        self._most_records = max(after - start for start, after in itertools.pairwise(self._starts))
+        self.row_tokens = self._row_tokens(batches) if packed else self.longest
 
     def step(self, number: int) -> list[Batch]:
         """This rank's micro-batches of a step, counted from 1."""
@@ -94,12 +99,19 @@ class Stream:
         """The labels a step learns from, of all ranks."""
         return sum(self._targets[index] for index in self.records(number))
 
-    def resized(self, batch_size: int) -> Stream:
-        """The first step's worth of another batch size, for measuring."""
+    def samples(self, first: int, last: int) -> int:
+        """How many records the steps from ``first`` to ``last`` have, of all ranks."""
+        batches = self._micro_steps * self._world_size
+        return self._starts[last * batches] - self._starts[(first - 1) * batches]
+
+    def resized(self, size: int) -> Stream:
+        """The first step's worth of batches of another size, for measuring: tokens where these go by tokens."""
+        by_tokens = bool(self._batch_tokens)
         return Stream(
             self._examples,
             seed=self._seed,
-            batch_size=batch_size,
+            batch_size=self._batch_size if by_tokens else size,
+            batch_tokens=max(size, self.longest) if by_tokens else 0,
             micro_steps=1,
             max_steps=1,
             packed=self._packed,
@@ -108,7 +120,17 @@ class Stream:
         )
 
     def _records(self, batch: int) -> tuple[int, ...]:
-        return tuple(self._at(place) for place in range(batch * self._batch_size, (batch + 1) * self._batch_size))
+        return tuple(self._at(place) for place in range(self._starts[batch], self._starts[batch + 1]))
+
+    def _filled(self, batches: int) -> list[int]:
+        """The first record of each batch, and the end, where a batch is as many whole records as fit."""
+        starts, place = [0], 0
+        for _ in range(batches):
+            room = self._batch_tokens
+            while (length := self._lengths[self._at(place)]) <= room:
+                room, place = room - length, place + 1
+            starts.append(place)
+        return starts
 
     def _at(self, place: int) -> int:
         epoch, offset = divmod(place, len(self._ids))
@@ -120,7 +142,9 @@ class Stream:
 
     def _row_tokens(self, batches: int) -> int:
         """The longest packed row of the run, of any rank, rounded up."""
-        most = max(sum(self._lengths[index] for index in self._records(batch)) for batch in range(batches))
+        most = self._batch_tokens
+        if not most:
+            most = max(sum(self._lengths[index] for index in self._records(batch)) for batch in range(batches))
         return -(-most // _ROUND) * _ROUND
 
     def _rows(self, indices: tuple[int, ...], share: Any) -> Batch:
@@ -142,30 +166,31 @@ class Stream:
         labels[0, :real] = torch.cat([self._labels[index] for index in indices])
 
         starts = ends - lengths
-        place = torch.arange(self._longest)
-        spread = (starts[:, None] + torch.minimum(place[None, :], lengths[:, None] - 1)).reshape(-1)
+        place = torch.arange(self.longest)
+        spread = torch.zeros(self._most_records, self.longest, dtype=torch.int64)
+        spread[: len(indices)] = starts[:, None] + torch.minimum(place[None, :], lengths[:, None] - 1)
         gather, positions = self._full(1, 0)[0], self._full(1, 0)[0]
         record = torch.repeat_interleave(torch.arange(len(indices)), lengths)
         positions[:real] = torch.arange(real) - starts[record]
-        gather[:real] = record * self._longest + positions[:real]
+        gather[:real] = record * self.longest + positions[:real]
 
         # filling is cut into records of its own, for attention that must know where every token belongs
-        fillings = -(-(self.row_tokens - real) // self._longest)
-        most = len(indices) + self.row_tokens // self._longest + 2
+        fillings = -(-(self.row_tokens - real) // self.longest)
+        most = self._most_records + self.row_tokens // self.longest + 2
         boundaries = torch.full((most + 1,), self.row_tokens, dtype=torch.int32)
         boundaries[0] = 0
         boundaries[1 : len(indices) + 1] = ends
         for filling in range(fillings):
-            end = min(real + (filling + 1) * self._longest, self.row_tokens)
+            end = min(real + (filling + 1) * self.longest, self.row_tokens)
             boundaries[len(indices) + 1 + filling] = end
-            size = end - (real + filling * self._longest)
+            size = end - (real + filling * self.longest)
             positions[end - size : end] = place[:size]
         layout = Layout(
             positions=self._pin(positions),
             boundaries=self._pin(boundaries),
-            spread=self._pin(spread),
+            spread=self._pin(spread.reshape(-1)),
             gather=self._pin(gather),
-            longest=self._longest,
+            longest=self.longest,
         )
         return self._batch(ids, labels, share, layout, indices)
 

@@ -40,6 +40,8 @@ class Config:
     seed: int = 42
     batch_size: int = 8
     """Records of one micro-step of one rank."""
+    batch_tokens: int = 0
+    """Tokens of a packed row, filled with as many whole records as fit, in place of ``batch_size``; 0: by records."""
     grad_accumulation_steps: int = 1
     """Micro-steps whose gradients one optimizer step uses."""
     max_seq_length: int = 64
@@ -121,6 +123,7 @@ RULES: Final[Mapping[str, _Rule]] = {
     "max_steps": _POSITIVE,
     "seed": _number("0 or more and less than 2**63", lambda value: 0 <= value < 2**63),
     "batch_size": _POSITIVE,
+    "batch_tokens": _COUNT,
     "grad_accumulation_steps": _POSITIVE,
     "max_seq_length": _number("2 or more", lambda value: value >= 2),
     "loss_on": _one_of("text", "completion"),

@@ -309,7 +309,7 @@ def _steps(job: Job, console: Console, *, done: int, set_up: SetUp) -> dict[str,
     steady = series[1:] or series
     seconds = sum(record.seconds for record in series)
     per_s = statistics.median(record.tokens_per_s for record in steady)
-    samples = len(series) * job.config.batch_size * job.config.grad_accumulation_steps * job.ranks.world_size
+    samples = job.stream.samples(series[0].step, series[-1].step)
     median_ms = 1e3 * statistics.median(record.seconds for record in steady)
     console.say(
         f"Trained {len(series)} steps on {job.device} in {seconds:.2f} s: {samples / seconds:.1f} samples/s, "

@@ -8,28 +8,33 @@ from typing import Any
 
 import torch
 
+from ongpu.training.config import Config
 from ongpu.training.loop import Job
 from ongpu.training.step import gradients
 
 
 def largest_batch(job: Job) -> int | None:
-    """The largest halving of ``batch_size`` whose forward and backward pass fit now; ``None`` where not even 1 does.
+    """The largest halving of ``batch_tokens`` or ``batch_size`` whose forward and backward pass fit now, if any.
 
     The weights and the optimizer's state are where they were, so what is measured is what a run would need.
     """
-    size = job.config.batch_size // 2
-    while size >= 1:
+    size, least = _size(job.config) // 2, job.stream.longest if job.config.batch_tokens else 1
+    while size >= least:
         if _fits(job, size):
             return size
         size //= 2
     return None
 
 
-def _fits(job: Job, batch_size: int) -> bool:
+def _size(config: Config) -> int:
+    return config.batch_tokens or config.batch_size
+
+
+def _fits(job: Job, size: int) -> bool:
     _release(job)
-    config = dataclasses.replace(job.config, batch_size=batch_size, grad_accumulation_steps=1)
+    config = dataclasses.replace(job.config, grad_accumulation_steps=1)
     try:
-        batches = [batch.to(job.device) for batch in job.stream.resized(batch_size).step(1)]
+        batches = [batch.to(job.device) for batch in job.stream.resized(size).step(1)]
         gradients(job.weights, job.optimizer, batches, config=config)
         if job.device == "cuda":
             torch.cuda.synchronize()
@@ -50,18 +55,19 @@ def _release(job: Job) -> None:
 def advice(job: Job) -> tuple[str, str]:
     """What was found, and the next step, each one sentence."""
     config = job.config
+    name = "batch_tokens" if config.batch_tokens else "batch_size"
     if job.weights.in_parts:  # a forward pass needs all ranks, and the others stand still
-        return "What would fit was not measured.", "Halve batch_size and double grad_accumulation_steps."
+        return "What would fit was not measured.", f"Halve {name} and double grad_accumulation_steps."
     fitting = largest_batch(job)
     if fitting is None:
         return (
             "Not even a batch of one record fits beside the weights and the optimizer's state.",
             "Take a shorter max_seq_length, a smaller model, or a GPU with more memory.",
         )
-    parts = -(-config.batch_size * config.grad_accumulation_steps // fitting)
+    parts = -(-_size(config) * config.grad_accumulation_steps // fitting)
     return (
-        f"A batch_size of {fitting} fits: one step of it was just measured.",
-        f"Set batch_size: {fitting} and grad_accumulation_steps: {parts} for as many records a step.",
+        f"A {name} of {fitting} fits: one step of it was just measured.",
+        f"Set {name}: {fitting} and grad_accumulation_steps: {parts} for as much a step.",
     )
 
 
