@@ -13,7 +13,7 @@ from ongpu.domain.verdict import Cause, Verdict
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError
 from ongpu.evidence.challenge import seed
 from ongpu.evidence.dsse import Signer
-from ongpu.evidence.journal import free_sibling
+from ongpu.evidence.place import free_sibling
 from ongpu.guard.here import guard_here
 from ongpu.guard.session import GuardResult, GuardSettings
 from ongpu.proof.answers import (

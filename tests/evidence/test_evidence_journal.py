@@ -21,7 +21,8 @@ from ongpu.errors import RefusedError, UsageError, WorkError
 from ongpu.evidence import strict_json
 from ongpu.evidence.chain import GENESIS, JournalError, link, read_journal, scan_journal
 from ongpu.evidence.cleaning import clean
-from ongpu.evidence.journal import Journal, SystemClock, free_sibling
+from ongpu.evidence.journal import Journal, SystemClock
+from ongpu.evidence.place import free_sibling
 from ongpu.evidence.recompute import recompute
 from ongpu.evidence.seal import recover
 

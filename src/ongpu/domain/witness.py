@@ -49,12 +49,16 @@ kinds)
 
 ``baseline``: ``role``, ``n``, ``t_mono``, ``kernel_mode``, ``devices`` [a device as in ``nvml.sample``, and
     ``name``, ``memory_bytes`` (total), ``compute_capability``, ``pci_bus_id``, ``mig``, ``energy_start_mj``,
-    ``energy_end_mj``, ``energy_seconds``]: before the command starts
-``tree``: ``role``, ``n``, ``t_mono``, ``processes`` [{``pid``, ``ppid``, ``start_time``}]: when it changed.
+    ``energy_end_mj``, ``energy_seconds``], ``pace``: before the command starts. ``pace`` declares how often later
+    readings are written (:class:`ongpu.guard.pace.Pace`), so that a long run has gaps that are no losses
+``tree``: ``role``, ``n``, ``t_mono``, ``processes`` [{``pid``, ``ppid``, ``start_time``}]: when it changed; those
+    seen since the line before.
     ``start_time``: seconds since boot, 0.01 s (Linux); psutil's ``create_time`` elsewhere
 ``nvml.sample``: ``role``, ``n``, ``t_mono``, ``devices`` [{``uuid``, ``memory_used_bytes``,
     ``utilization_percent``, ``power_mw``, ``processes`` [{``pid``, ``used_bytes`` (null: hidden, never 0)}] |
-    null}]. Every compute process the driver lists is kept, the run's or not.
+    null, ``since``}], ``readings``. Every compute process the driver lists is kept, the run's or not. ``readings``
+    counts those taken since the line before, this one included; where they are several, ``since`` has the
+    [least, greatest] of each figure over them
 ``energy``: ``role``, ``n``, ``t_mono``, ``devices`` [{``uuid``, ``energy_mj`` (since the driver was loaded),
     ``sm_percent`` [{``pid``, ``percent``}] | null: SM use by process since the reading before. A pid of this
     list counts only where ``nvml.sample`` lists it too}]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ongpu.evidence.challenge import seed
-from ongpu.evidence.journal import free_sibling
+from ongpu.evidence.place import free_sibling
 
 MILESTONE_SCRIPT = Path("training/run_train_torch.py")
 MILESTONE_CONFIG = Path("training/configs/submission_local.yaml")

@@ -29,7 +29,7 @@ from ongpu.enable.request import EnableReport, EnableRequest, Phase, PhaseOutcom
 from ongpu.enable.road import Road
 from ongpu.enable.training import compare_phase, train_phase
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError
-from ongpu.evidence.journal import free_sibling
+from ongpu.evidence.place import free_sibling
 from ongpu.plan.request import check_request
 from ongpu.proof.answers import check_command, check_expected_gpu, check_seeded, check_trace_steps, next_after
 from ongpu.proof.blocked import record_block

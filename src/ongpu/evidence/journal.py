@@ -10,7 +10,6 @@ import contextlib
 import errno
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,14 +21,22 @@ from ongpu.errors import RefusedError, UsageError, WorkError
 from ongpu.evidence.archive import DEFAULT_LIMITS
 from ongpu.evidence.chain import GENESIS, MAX_LINE_BYTES, STREAMED, JournalError, link, read_journal, scan_journal
 from ongpu.evidence.cleaning import clean
+from ongpu.evidence.place import (
+    hold_reserve,
+    lock,
+    nofollow,
+    sync_data,
+    sync_folder,
+    take_folder,
+    taken,
+    unwritable,
+)
 
-__all__ = ["Clock", "Journal", "JournalError", "SystemClock", "free_sibling", "read_journal"]
+__all__ = ["Clock", "Journal", "JournalError", "SystemClock", "read_journal"]
 
 JOURNAL_NAME: Final = "journal.jsonl"
 # Streamed kinds are synced together, at most once a second. All others at once.
 _SYNC_EVERY_S: Final = 1.0
-# Held back on the disk so that a run that fills it can still say so and be sealed.
-_RESERVE_BYTES: Final = 1 << 18
 # Streamed records stop here, so that a checker still takes the journal and the events behind them have room.
 _STREAM_LIMIT_BYTES: Final = DEFAULT_LIMITS.journal_bytes - (4 << 20)
 _FULL: Final = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -57,23 +64,6 @@ class SystemClock:
     def mono_s(self) -> float:
         """Seconds of the system's monotonic clock (one for all processes on Linux)."""
         return time.monotonic()
-
-
-def free_sibling(folder: Path) -> Path:
-    """``folder`` if it is free (absent, or an empty directory), else the first free of ``NAME-2``, ``NAME-3`` ..."""
-    candidate, number = folder, 1
-    while not _is_free(candidate):
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
-
-
-def _is_free(folder: Path) -> bool:
-    if folder.is_symlink():
-        return False
-    if not folder.exists():
-        return True
-    return folder.is_dir() and next(folder.iterdir(), None) is None
 
 
 class Journal:
@@ -115,24 +105,24 @@ class Journal:
         Raises :class:`UsageError` where the folder is taken, is a link or a file, or cannot be written: nothing
         of it has been touched then.
         """
-        _take_folder(folder)
+        take_folder(folder)
         path = folder / JOURNAL_NAME
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | _nofollow(), 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | nofollow(), 0o600)
         except FileExistsError:
-            raise _taken(folder) from None
+            raise taken(folder) from None
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            raise unwritable(folder, error) from error
         try:
             lock(fd)
             journal = cls(folder, fd, clock=clock, redact=redact, stream_limit_bytes=stream_limit_bytes)
-            journal._reserve_fd = _reserve(folder)
+            journal._reserve_fd = hold_reserve(folder)
             sync_folder(folder)
         except OSError as error:
             os.close(fd)
             with contextlib.suppress(OSError):
                 path.unlink()
-            raise _unwritable(folder, error) from error
+            raise unwritable(folder, error) from error
         return journal
 
     @classmethod
@@ -144,7 +134,7 @@ class Journal:
         """
         path = folder / JOURNAL_NAME
         try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | _nofollow())
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | nofollow())
         except OSError as error:
             raise UsageError(
                 f"{path} cannot be opened: {error.strerror}.",
@@ -327,90 +317,3 @@ def _read_all(fd: int) -> bytes:
         chunks.append(chunk)
         size -= len(chunk)
     return b"".join(chunks)
-
-
-def _take_folder(folder: Path) -> None:
-    try:
-        linked = folder.is_symlink()
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    if linked:
-        raise UsageError(
-            f"{folder} is a symbolic link; evidence is written into a real folder only.",
-            next_step="Name a folder that does not exist yet with --evidence.",
-        )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        if not _is_free(folder):
-            raise _taken(folder) from None
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _taken(folder: Path) -> UsageError:
-    what = "is not empty" if folder.is_dir() else "is not a folder"
-    return UsageError(
-        f"{folder} {what}; evidence is never written over.",
-        next_step=f"Name a free folder with --evidence, for example {free_sibling(folder)}.",
-    )
-
-
-def _unwritable(folder: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"{folder} cannot take evidence: {error.strerror or error}.",
-        next_step="Name a folder you can write to with --evidence.",
-    )
-
-
-def _nofollow() -> int:
-    return getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-
-
-def _reserve(folder: Path) -> int | None:
-    """Hold disk space in a file without a name: it is free again when this process closes it or dies."""
-    if sys.platform == "win32":
-        return None
-    path = folder / ".reserve"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _nofollow(), 0o600)
-    try:
-        path.unlink()
-        os.write(fd, b"\0" * _RESERVE_BYTES)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def lock(fd: int) -> None:
-    """Take the journal for this process; raises :class:`OSError` where another holds it. Freed when it dies."""
-    if sys.platform == "win32":
-        import msvcrt  # noqa: PLC0415 - the module exists on Windows only
-
-        # Far behind the end of the file: a locked region cannot be read by others on Windows.
-        os.lseek(fd, 1 << 40, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl  # noqa: PLC0415 - the module exists on POSIX only
-
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def sync_data(fd: int) -> None:
-    """Bring the file's bytes to the disk."""
-    if sys.platform == "linux":
-        os.fdatasync(fd)
-    else:
-        os.fsync(fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in ``folder`` to the disk; Windows has no such call."""
-    if sys.platform == "win32":
-        return
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

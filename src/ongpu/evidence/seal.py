@@ -15,7 +15,8 @@ from ongpu.evidence import challenge, statement
 from ongpu.evidence.archive import ArchiveError, Contents, Limits, read_bundle
 from ongpu.evidence.chain import scan_journal
 from ongpu.evidence.dsse import Signer
-from ongpu.evidence.journal import Clock, Journal, JournalError, sync_folder
+from ongpu.evidence.journal import Clock, Journal, JournalError
+from ongpu.evidence.place import sync_folder
 from ongpu.evidence.recompute import recompute
 from ongpu.evidence.redact import redact_folder
 from ongpu.evidence.statement import ENVELOPE_NAME, JOURNAL_NAME, MANIFEST_NAME

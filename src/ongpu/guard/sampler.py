@@ -9,9 +9,10 @@ baseline, then obeys lines on stdin:
 ``{"finish": true}``               last readings, ``sampler.end``, leave
 end of file without it             the supervisor is gone: with ``"end_tree": true`` in ``watch``, end what it ran
 
-Five times a second for the first ten seconds and after each ``burst``, then once a second (after ten minutes only
-what is new is written); energy and the SM use by process at the start, at the end and at most once a second between,
-because reading them is slow (2.7 and 1.4 ms on an H100) and may hold a lock of the driver.
+Five times a second for the first ten seconds and after each ``burst``, then once a second; what of that is written
+down later on, :mod:`ongpu.guard.pace` says. Energy and the SM use by process at the start, at the end and at most
+once a second between, because reading them is slow (2.7 and 1.4 ms on an H100) and may hold a lock of the driver. A
+line ``{"kind": "alive"}``, not counted, says that somebody still looks where nothing else was written for a while.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import BinaryIO, TypeVar
 
 from ongpu.errors import DoorError
+from ongpu.guard.pace import Allowance, Between, Pace, gist, is_news
 from ongpu.guard.tree import Member, Watched, end_tree
 from ongpu.machine.nvml import BoundedNvml, Nvml, NvmlDevice, RealNvml, UtilizationByProcess
 
@@ -34,13 +37,9 @@ FAST_S = 0.2
 SLOW_S = 1.0
 ENERGY_S = 1.0
 CALL_TIMEOUT_S = 5.0
-# Without a device to read there would be no line for as long as the tree stays the same, and silence counts as failure.
-ALONE_S = 4.0
+# Silence counts as failure: so often something is said.
+ALIVE_S = 4.0
 GONE_S = 2.0
-# After this long a reading that says nothing new is written once in KEPT_S only: a night's journal stays small.
-THIN_AFTER_S = 600.0
-KEPT_S = 10.0
-NEWS_BYTES = 16 << 20
 _LOST = frozenset({"NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_UNINITIALIZED", "NVML_ERROR_DRIVER_NOT_LOADED", "timeout"})
 _T = TypeVar("_T")
 
@@ -58,17 +57,23 @@ class Sampler:
         write: Callable[[Mapping[str, object]], None],
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        pace: Pace | None = None,
     ) -> None:
         self._write = write
         self._now = now
         self._wall = wall
         self._utilization_since_us: dict[str, int] = {}
+        self._pace = pace or Pace()
+        self._allowance = Allowance(self._pace, now=now())
+        self._between = Between()
         self._kept: tuple[float, dict[str, tuple[int, dict[int, int]]]] | None = None
         self._n = 0
+        self._spoke_at = now()
         self._told: set[tuple[str | None, str, str]] = set()
         self._lost: set[str] = set()
         self._tree: tuple[Member, ...] | None = None
         self._tree_at = 0.0
+        self._met: dict[tuple[int, float], Member] = {}
         self._nvml: Nvml | None = None
         self._devices: tuple[NvmlDevice, ...] = ()
         try:
@@ -77,9 +82,19 @@ class Sampler:
         except DoorError as error:
             self._say_error(None, "open", error)
 
-    def _line(self, kind: str, **data: object) -> None:
-        self._write({"kind": kind, "n": self._n, "t_mono": round(self._now(), 6), **data})
+    def _line(self, kind: str, **data: object) -> int:
+        """Write a line; its size in bytes."""
+        line = {"kind": kind, "n": self._n, "t_mono": round(self._now(), 6), **data}
+        self._write(line)
         self._n += 1
+        self._spoke_at = self._now()
+        return len(json.dumps(line))
+
+    def alive(self) -> None:
+        """Say that somebody still looks, where nothing else was said for a while."""
+        if self._now() - self._spoke_at >= ALIVE_S:
+            self._write({"kind": "alive"})
+            self._spoke_at = self._now()
 
     def _say_error(self, uuid: str | None, what: str, error: DoorError) -> None:
         """Each failure is told once: a sampler that repeats it five times a second tells no more."""
@@ -102,7 +117,7 @@ class Sampler:
     def baseline(self, window_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
         """Memory, processes and energy of each device before the command starts."""
         if self._nvml is None or not self._devices:
-            self._line("baseline", devices=[], kernel_mode=None)
+            self._line("baseline", devices=[], kernel_mode=None, pace=asdict(self._pace))
             return
         nvml = self._nvml
         try:
@@ -130,7 +145,7 @@ class Sampler:
                     **({"energy_reason": energy_reason} if energy_reason else {}),
                 }
             )
-        self._line("baseline", devices=told, kernel_mode=version)
+        self._line("baseline", devices=told, kernel_mode=version, pace=asdict(self._pace))
 
     def _energy_of(self, nvml: Nvml, uuid: str) -> tuple[int | None, str | None]:
         return self._read(uuid, "energy_mj", lambda: nvml.energy_mj(uuid))
@@ -153,20 +168,26 @@ class Sampler:
                 told[f"{name}_reason"] = reason
         return told
 
-    def sample(self, *, sparing: bool = False) -> None:
-        """One reading of every device; a sparing one is written when it says something new, or not for a while."""
+    def sample(self, *, elapsed_s: float = 0.0, close: bool = True) -> None:
+        """One reading of every device, written down where it is due, new, or close to a beginning."""
         if self._nvml is None or not self._devices:
             return
         nvml = self._nvml
         told = [self._device(nvml, one.uuid) for one in self._devices]
-        now, gist = self._now(), {str(one["uuid"]): _gist(one) for one in told}
-        if sparing and self._kept and now - self._kept[0] < KEPT_S and not _news(self._kept[1], gist):
+        self._between.take(told)
+        now, seen = self._now(), {str(one["uuid"]): gist(one) for one in told}
+        due = self._kept is None or now - self._kept[0] >= self._pace.kept_after_s(elapsed_s)
+        fresh = close or self._kept is None or is_news(self._kept[1], seen, news_bytes=self._pace.news_bytes)
+        if not due and not (fresh and self._allowance.lasts(now)):
             return
-        self._kept = (now, gist)
-        self._line("nvml.sample", devices=told)
+        self._kept = (now, seen)
+        readings = self._between.readings
+        size_bytes = self._line("nvml.sample", devices=self._between.tell(told), readings=readings)
+        if not due:
+            self._allowance.spend(size_bytes)
 
-    def energy(self) -> None:
-        """One reading of every energy counter, and of who used the SMs since the last."""
+    def energy(self, *, close: bool = True) -> None:
+        """One reading of every energy counter, and of who used the SMs since the last. A close one is not yet due."""
         if self._nvml is None or not self._devices:
             return
         told = []
@@ -180,7 +201,9 @@ class Sampler:
                     **self._utilization(self._nvml, one.uuid),
                 }
             )
-        self._line("energy", devices=told)
+        size_bytes = self._line("energy", devices=told)
+        if close:
+            self._allowance.spend(size_bytes)
 
     def _utilization(self, nvml: Nvml, uuid: str) -> dict[str, object]:
         if not isinstance(nvml, UtilizationByProcess):
@@ -196,16 +219,19 @@ class Sampler:
         self._utilization_since_us[uuid] = max((one.at_us for one in recent), default=since_us)
         return {"sm_percent": [{"pid": one.pid, "percent": one.sm_percent} for one in recent]}
 
-    def tree(self, members: list[Member]) -> None:
-        """The tree, when it has changed; and now and then where no device is read, to say that somebody still looks."""
-        quiet = not self._devices and self._now() - self._tree_at >= ALONE_S
-        if self._tree != tuple(members) or quiet:
-            self._tree = tuple(members)
-            self._tree_at = self._now()
-            self._line(
-                "tree",
-                processes=[{"pid": one.pid, "ppid": one.ppid, "start_time": one.start_time} for one in members],
-            )
+    def tree(self, members: list[Member], *, elapsed_s: float = 0.0, close: bool = True) -> None:
+        """The processes of the tree since the last such line, when they have changed."""
+        self._met.update({(one.pid, one.start_time): one for one in members})
+        if self._tree == tuple(members):
+            return
+        now = self._now()
+        due = close or now - self._tree_at >= self._pace.kept_after_s(elapsed_s)
+        if not due and not self._allowance.lasts(now):
+            return
+        met, self._met = sorted(self._met.values(), key=lambda one: one.pid), {}
+        self._tree, self._tree_at = tuple(members), now
+        rows = [{"pid": one.pid, "ppid": one.ppid, "start_time": one.start_time} for one in met]
+        self._allowance.spend(self._line("tree", processes=rows))
 
     def end(self) -> None:
         """The last line: how many came before it."""
@@ -213,16 +239,19 @@ class Sampler:
 
     def watch(self, watched: Watched, commands: queue.SimpleQueue[dict[str, object] | None]) -> bool:
         """Sample until told to finish; False when the commands ended (``None``) without that."""
-        burst_until = self._now() + BURST_S
-        thin_at = self._now() + THIN_AFTER_S
+        start = self._now()
+        burst_until = start + BURST_S
         energy_at = 0.0
         while True:
             began = self._now()
-            self.tree(watched.look())
-            self.sample(sparing=began >= thin_at)
-            if began >= energy_at:
-                self.energy()
-                energy_at = began + (KEPT_S if began >= thin_at else ENERGY_S)
+            elapsed_s = began - start
+            close = elapsed_s < self._pace.close_s or began < burst_until
+            self.tree(watched.look(), elapsed_s=elapsed_s, close=close)
+            self.sample(elapsed_s=elapsed_s, close=close)
+            if began >= energy_at + (ENERGY_S if close else self._pace.kept_after_s(elapsed_s)):
+                self.energy(close=close)
+                energy_at = began
+            self.alive()
             pause = FAST_S if self._now() < burst_until else SLOW_S
             try:
                 command = commands.get(timeout=max(0.0, began + pause - self._now()))
@@ -234,28 +263,10 @@ class Sampler:
                 break
             if command.get("burst"):
                 burst_until = self._now() + BURST_S
-                thin_at = max(thin_at, burst_until)
         self.tree(watched.look())
         self.sample()
         self.energy()
         return True
-
-
-def _gist(device: Mapping[str, object]) -> tuple[int, dict[int, int]]:
-    """What makes a reading new: the memory in use, and each process with its own."""
-    used, processes = device.get("memory_used_bytes"), device.get("processes")
-    listed = processes if isinstance(processes, list) else []
-    return used if isinstance(used, int) else -1, {one["pid"]: one["used_bytes"] or 0 for one in listed}
-
-
-def _news(before: Mapping[str, tuple[int, dict[int, int]]], now: Mapping[str, tuple[int, dict[int, int]]]) -> bool:
-    for uuid, (used, processes) in now.items():
-        had, listed = before.get(uuid, (-1, {}))
-        if abs(used - had) > NEWS_BYTES or processes.keys() != listed.keys():
-            return True
-        if any(abs(size - listed[pid]) > NEWS_BYTES for pid, size in processes.items()):
-            return True
-    return False
 
 
 def _commands(stdin: BinaryIO, into: queue.SimpleQueue[dict[str, object] | None]) -> None:

@@ -35,7 +35,7 @@ class Member:
 
 def read_processes() -> dict[int, Member]:
     """Every process that can be seen, by pid: none where ``/proc`` is hidden. Those that end meanwhile are left out."""
-    if sys.platform == "linux":
+    if psutil.LINUX:
         return _read_proc()
     found: dict[int, Member] = {}
     for process in psutil.process_iter():

@@ -82,7 +82,7 @@ class Watcher:
         if line is None:
             self.ended = True
             return None
-        self.count += 1
+        self.count += line.get("kind") != "alive"  # which is no reading, and has no number
         return line
 
     def tell(self, command: Mapping[str, object]) -> None:

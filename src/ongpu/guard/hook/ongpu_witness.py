@@ -29,9 +29,10 @@ FIRST_STEPS = 5  # sampled in full, each
 SAMPLE_INTERVAL_S = 1.0
 SAMPLE_SHARE = 500  # a sample may cost 1/500 of the time to the next one
 TIMES_INTERVAL_S = 0.005  # step times closer together than this are thinned
-# Both grow with the run, so that a night's records stay small: after an hour a sample at most every elapsed / 3600.
-SAMPLES_GROW = 3600
-TIMES_GROW = 20000
+# All grow with the run, so that a week's records stay small (4 MB in a journal): after five minutes a sample, and a
+# line of times, at most every elapsed / 300.
+SAMPLES_GROW = 300
+TIMES_GROW = 4000
 # A training shorter than this stays a little at its exit, so that the driver can be asked while it holds its memory.
 SEEN_S = 0.4
 MAX_ERRORS = 5
@@ -250,7 +251,7 @@ class Witness:
         return stepper
 
     def _flush(self, now: float) -> None:
-        self._flush_at = now + SAMPLE_INTERVAL_S
+        self._flush_at = now + max(SAMPLE_INTERVAL_S, (now - (self._began or now)) / SAMPLES_GROW)
         if self._times:
             times, self._times = self._times, []
             self.write("times", times=times)
