@@ -69,6 +69,18 @@ def test_three_steps_after_the_warm_up(tmp_path: Path) -> None:
     assert 0 < found["t_ended"] - found["t_began"] < 5
 
 
+def test_as_many_steps_as_fit_in_the_window(tmp_path: Path) -> None:
+    text = """
+import ongpu_trace
+at = iter(range(1000))
+ongpu_trace.time = type("Clock", (), {
+    "monotonic": lambda: 4.0 * next(at) + 1, "perf_counter": time.perf_counter, "time_ns": time.time_ns})
+steps(20)
+"""
+    (found,) = traces(tmp_path, text)
+    assert (found["wanted"], [one[0] for one in found["steps"]]) == (3, [6, 7])
+
+
 def test_nothing_is_traced_unasked(tmp_path: Path) -> None:
     assert traces(tmp_path, "steps(20); assert profiler.prepared == []", wanted=None) == []
 
@@ -83,6 +95,7 @@ def test_nothing_is_traced_unasked(tmp_path: Path) -> None:
         ("profiler.kineto_available = lambda: False; steps(20)", "without its profiler"),
         ("with profiler.profile(use_kineto=True): steps(20)", "uses torch's profiler itself"),
         ("with profiler.profile(use_kineto=True): pass\nsteps(20)", "uses torch's profiler itself"),
+        ("import ongpu_trace; ongpu_trace.WINDOW_S = 0.0015; steps(20)", "s is too long to trace 2"),
         ("steps(6)\nwith profiler.profile(use_kineto=True): steps(20)", "uses torch's profiler itself"),
     ],
 )

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 # Steps before the window: libraries are loaded, algorithms chosen, graphs recorded in them.
 WARM_UP_STEPS = 5
-MAX_EVENTS = 200_000  # looked at; about a second of the program's time
+MINIMUM_STEPS = 2
+# As many of the steps as fit in it, and at least two: what is recorded is held in memory, and read in one pause.
+WINDOW_S = 10.0
+MAX_EVENTS = 500_000  # looked at; some two seconds of the program's time
 MAX_NAMES = 10
 MAX_NAME = 160
 OUR_KERNEL = "spin_kernel"  # torch.cuda._sleep
@@ -48,6 +51,7 @@ class Trace:
         self._window: _Window | None = None
         self._replays: int | None = None
         self._steps = 0
+        self._at = 0.0
         self._on_cuda = False
 
     # -- what the witness tells --------------------------------------------------------------------------------
@@ -113,20 +117,22 @@ class Trace:
             self._advance(number, devices)
 
     def _advance(self, number: int, devices: list[str]) -> None:
-        window = self._window
+        window, now = self._window, time.monotonic()
+        took, self._at = now - self._at if self._at else None, now
         if window is None:
-            if number >= WARM_UP_STEPS or self._replays is not None:
-                self._begin(number, devices)
+            if took is not None and number >= (WARM_UP_STEPS if self._replays is None else 2):
+                self._begin(number, devices, took)
         elif window.here():
             window.mark()
-            if window.marked >= self._wanted:
+            if window.marked >= window.wanted:
                 self._window = None
                 with self._ours():
                     told = window.close()
                 told["unit"] = "step" if self._replays is None else "replay"
                 self._say("traced", **told)
 
-    def _begin(self, number: int, devices: list[str]) -> None:
+    def _begin(self, number: int, devices: list[str], took: float) -> None:
+        wanted = min(self._wanted, int(WINDOW_S / max(took, 1e-6)))
         profiler = sys.modules.get(_PROFILER)
         if profiler is None or not profiler.kineto_available():
             self._say("unavailable", reason="this torch was built without its profiler, kineto")
@@ -134,9 +140,11 @@ class Trace:
             self._say("unavailable", reason="this torch was built without CUPTI")
         elif self._theirs or sys.modules["torch"].autograd._profiler_enabled():
             self._say("unavailable", reason="the program uses torch's profiler itself")
+        elif wanted < MINIMUM_STEPS:
+            self._say("unavailable", reason=f"a step of {took:.1f} s is too long to trace {MINIMUM_STEPS}")
         else:
             with self._ours():
-                self._window = _Window(profiler, number, devices)
+                self._window = _Window(profiler, number, devices, wanted)
 
     def _abandon(self) -> None:
         """Give the profiler back without looking: at the exit, or for the program that wants it."""
@@ -226,10 +234,11 @@ class _Calling:
 class _Window:
     """The profiler, running; from the end of one step to the end of a later one."""
 
-    def __init__(self, profiler: Any, number: int, devices: list[str]) -> None:
+    def __init__(self, profiler: Any, number: int, devices: list[str], wanted: int) -> None:
         import _thread
 
         began = time.perf_counter()
+        self.wanted = wanted
         self._profiler = profiler
         self._first = number + 1
         self._devices = devices
