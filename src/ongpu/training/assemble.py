@@ -43,6 +43,16 @@ class Model:
     tokenizer: Tokenizer
     native: bool
 
+    def save(self, folder: Path, config: Config) -> None:
+        """Write what transformers loads: the model, or the adapters that were trained beside it."""
+        if self.native and config.lora_rank:
+            from ongpu.training import lora  # noqa: PLC0415 - only runs that ask for it
+
+            lora.save(self.network, folder, config)
+        else:
+            self.network.save(folder)
+        self.tokenizer.save(folder)
+
 
 def make_model(config: Config, records: Sequence[Record], *, say: Callable[[str], None]) -> Model:
     """The model and tokenizer the configuration names; ``say`` is told where transformers has to open it.

@@ -70,6 +70,12 @@ class Config:
     """``auto``, ``always`` or ``never``: compile the model's blocks with ``torch.compile``."""
     parallel: str = "auto"
     """Of several ranks: ``ddp`` (each holds all weights), ``fsdp`` (each holds a part of every weight) or ``auto``."""
+    lora_rank: int = 0
+    """Rank of the LoRA adapters that are trained in place of the model; 0 trains the model itself."""
+    lora_alpha: float = 16.0
+    """What the adapters add is multiplied by ``lora_alpha / lora_rank``."""
+    lora_targets: str = "all"
+    """``all`` linear layers of the blocks, or the names of some, separated by commas: ``q_proj,v_proj``."""
     learning_rate: float = 1e-3
     lr_schedule: str = "constant"
     """``constant``, ``linear`` or ``cosine`` (both fall to zero at ``max_steps``)."""
@@ -136,6 +142,9 @@ RULES: Final[Mapping[str, _Rule]] = {
     "kernels": _one_of("auto", "always", "never"),
     "compile": _one_of("auto", "always", "never"),
     "parallel": _one_of("auto", "ddp", "fsdp"),
+    "lora_rank": _COUNT,
+    "lora_alpha": _POSITIVE,
+    "lora_targets": _TEXT,
     "learning_rate": _POSITIVE,
     "lr_schedule": _one_of("constant", "linear", "cosine"),
     "warmup_steps": _COUNT,

@@ -27,7 +27,6 @@ from ongpu.training import device as devices
 from ongpu.training import records as record_files
 from ongpu.training.config import Config
 from ongpu.training.console import Console, SetUp
-from ongpu.training.data import Tokenizer
 from ongpu.training.output import Elsewhere, RunFolder
 from ongpu.training.ranks import Alone, join, unexpected
 
@@ -150,14 +149,21 @@ def _run(
 
     source = record_files.load(config.dataset, skip_bad=config.on_bad_record == "skip")
     model = assemble.make_model(config, source.records, say=console.say)
+    if config.lora_rank:
+        from ongpu.training import lora  # noqa: PLC0415 - imports torch
+
+        console.say(lora.add(model.network, config, native=model.native))
     set_up.done("data and model")
     examples = assemble.make_examples(source, model, config, say=console.say)
     set_up.done("tokens")
     weights = sum(weight.numel() for weight in model.network.parameters())
+    learned = sum(weight.numel() for weight in model.network.parameters() if weight.requires_grad)
     console.say(f"Model: {config.model}, {weights:,} parameters, {config.precision}")
     if ranks.first:
-        _check_room(folder.path, weights)
+        _check_room(folder.path, learned)
     unfused = model.network.unfused() if model.native else ""
+    if config.lora_rank:
+        unfused = "they do not know LoRA's adapters"
     team = policy.Team(weights=weights, memory_bytes=chosen.memory_bytes) if ranks.world_size > 1 else None
     policies = policy.choose(config, device=chosen.kind, native=model.native, unfused=unfused, team=team)
     if asked.explain:
@@ -212,7 +218,7 @@ def _run(
             saving = time.perf_counter()
             loop.refuse_drift(job, config.max_steps)
             job.weights.restore()
-            folder.save_model(lambda staged: _write_model(staged, model.network, model.tokenizer))
+            folder.save_model(lambda staged: model.save(staged, config))
             figures["saving_seconds"] = time.perf_counter() - saving
         folder.write_state("finished", {**facts, **figures, "held_out_loss": evaluations})
         ranks.share("saved", lambda: True)
@@ -220,7 +226,8 @@ def _run(
         stopped = isinstance(error, (InterruptedRunError, KeyboardInterrupt))
         _note_end(folder, "interrupted" if stopped else "failed", {**facts, "reason": str(error)})
         raise
-    console.say(f"Saved: {folder.path} (config.json, model.safetensors, tokenizer; metrics.jsonl has every step)")
+    saved = "adapter_config.json, adapter_model.safetensors" if config.lora_rank else "config.json, model.safetensors"
+    console.say(f"Saved: {folder.path} ({saved}, tokenizer; metrics.jsonl has every step)")
 
 
 @contextlib.contextmanager
@@ -325,11 +332,6 @@ def _steps(job: Job, console: Console, *, done: int, set_up: SetUp) -> dict[str,
         "first_loss": series[0].loss,
         "last_loss": series[-1].loss,
     }
-
-
-def _write_model(staged: Path, model: Any, tokenizer: Tokenizer) -> None:
-    model.save(staged)
-    tokenizer.save(staged)
 
 
 def _check_room(path: Path, weights: int) -> None:

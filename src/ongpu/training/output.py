@@ -19,7 +19,8 @@ RUN: Final = "run.json"
 METRICS: Final = "metrics.jsonl"
 TENSORBOARD: Final = "tensorboard"
 _STAGED: Final = ".model.partial"
-_OURS: Final = (RUN, METRICS, TENSORBOARD, CHECKPOINTS, "config.json", "model.safetensors", "tokenizer.json")
+_LAST: Final = ("config.json", "adapter_config.json")
+_OURS: Final = (RUN, METRICS, TENSORBOARD, CHECKPOINTS, *_LAST, "model.safetensors", "tokenizer.json")
 _NEXT: Final = "Choose another --output"
 
 
@@ -131,10 +132,10 @@ class RunFolder:
         try:
             staged.mkdir()
             write(staged)
-            names = sorted(staged.iterdir(), key=lambda file: file.name == "config.json")
+            names = sorted(staged.iterdir(), key=lambda file: file.name in _LAST)
             for file in names:
                 sync(file)
-            for file in names:  # config.json last: without it the folder is no model
+            for file in names:  # these last: without them the folder is no model
                 file.replace(self.path / file.name)
             sync(self.path)
         except (OSError, WorkError) as error:

@@ -16,14 +16,16 @@ import torch
 
 
 class Weights:
-    """The float32 weights of a model, by name."""
+    """The float32 weights of a model that are trained, by name."""
 
     in_parts = False
     """Whether each rank holds a part of every weight only."""
 
     def __init__(self, model: Any, *, device: str, autocast: bool = False) -> None:
         self.model = model
-        self.masters: Mapping[str, Any] = dict(model.named_parameters())
+        self.masters: Mapping[str, Any] = {
+            name: weight for name, weight in model.named_parameters() if weight.requires_grad
+        }
         self._device, self._autocast = device, autocast
 
     def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
@@ -74,10 +76,14 @@ class MasterWeights(Weights):
     """float32 masters beside a model that is converted to bfloat16."""
 
     def __init__(self, model: Any, *, device: str) -> None:
-        masters = {name: torch.nn.Parameter(weight.detach().clone()) for name, weight in model.named_parameters()}
+        masters = {
+            name: torch.nn.Parameter(weight.detach().clone())
+            for name, weight in model.named_parameters()
+            if weight.requires_grad
+        }
         super().__init__(model.to(torch.bfloat16), device=device)
-        self.masters = masters
-        self._pairs = [(masters[name], weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        copies, self.masters = self.masters, masters
+        self._pairs = [(masters[name], weight) for name, weight in copies.items()]
         for master, _ in self._pairs:
             master.grad = torch.zeros_like(master)
 
@@ -101,5 +107,5 @@ class MasterWeights(Weights):
         """Turn the model to float32 and copy the masters into it; it cannot be trained on after that."""
         self.model.float()
         with torch.no_grad():
-            for name, weight in self.model.named_parameters():
-                weight.copy_(self.masters[name])
+            for master, weight in self._pairs:
+                weight.copy_(master)

@@ -39,7 +39,7 @@ class ShardedWeights(Weights):
         register_fsdp_forward_method(model, "loss_sum")
         model.to(device)
         super().__init__(model, device=device)
-        self._wholes: dict[str, Any] = dict(model.named_parameters())
+        self._wholes: dict[str, Any] = dict(self.masters)
         # a Parameter of its own that shares the piece's memory: the optimizer needs to know nothing of DTensor
         self.masters = {name: torch.nn.Parameter(whole.to_local()) for name, whole in self._wholes.items()}
 
