@@ -9,7 +9,6 @@ Run on a machine with an NVIDIA GPU and torch, psutil, pynvml, pytest, from the 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.guard import guard_programs
 from tests.guard.guard_harness import PYTHON, Guarded, environment, prove, script
 
 pytestmark = pytest.mark.gpu
@@ -186,21 +186,7 @@ for _ in range(4):
 
 
 def test_honest_compiled(tmp_path: Path) -> None:
-    text = """
-import torch, time
-model = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024), torch.nn.GELU()] * 3).cuda()
-compiled = torch.compile(model)
-optimizer = torch.optim.AdamW(model.parameters())
-began = time.monotonic()
-for step in range(60):
-    optimizer.zero_grad()
-    compiled(torch.randn(64, 1024, device="cuda")).pow(2).mean().backward()
-    optimizer.step()
-torch.cuda.synchronize()
-"""
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("torch.compile needs triton here")
-    proven(run(tmp_path, text))
+    proven(run(tmp_path, guard_programs.compiled()))
 
 
 def test_honest_torchrun_two_ranks_on_one_gpu(tmp_path: Path) -> None:
@@ -226,38 +212,11 @@ def test_honest_shell_script(tmp_path: Path) -> None:
 
 
 def test_honest_trainer_of_transformers(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
-    text = """
-import torch, transformers
-config = transformers.GPT2Config(n_layer=2, n_head=4, n_embd=256, vocab_size=512, n_positions=64)
-model = transformers.GPT2LMHeadModel(config)
-data = [{"input_ids": torch.arange(64), "labels": torch.arange(64)} for _ in range(256)]
-arguments = transformers.TrainingArguments(
-    output_dir="out", max_steps=60, per_device_train_batch_size=8, report_to=[], save_strategy="no")
-transformers.Trainer(model=model, args=arguments, train_dataset=data).train()
-"""
-    proven(run(tmp_path, text))
+    proven(run(tmp_path, guard_programs.trainer_of_transformers()))
 
 
 def test_honest_lightning(tmp_path: Path) -> None:
-    name = next((one for one in ("lightning", "pytorch_lightning") if importlib.util.find_spec(one)), None)
-    if name is None:
-        pytest.skip("lightning is not installed")
-    text = f"""
-import torch, {name} as pl
-class Model(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(512, 512)
-    def training_step(self, batch, index):
-        return self.layer(batch[0]).pow(2).mean()
-    def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters())
-data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(4096, 512)), batch_size=16)
-pl.Trainer(max_epochs=2, accelerator="gpu", devices=1, logger=False, enable_checkpointing=False).fit(Model(), data)
-"""
-    proven(run(tmp_path, text))
+    proven(run(tmp_path, guard_programs.lightning()))
 
 
 # -- decoys ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ Run as ``test_guard_gpu.py`` says. Where ``OUT`` is set, each test leaves there 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.guard import guard_programs
 from tests.guard.guard_harness import PYTHON, Guarded, environment, prove, script
 from tests.guard.test_guard_gpu import MODEL, load_beside, report
 
@@ -86,20 +86,7 @@ def test_too_short_a_run(tmp_path: Path) -> None:
 
 
 def test_compiled(tmp_path: Path) -> None:
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("torch.compile needs triton here")
-    text = """
-import torch
-model = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024), torch.nn.GELU()] * 3).cuda()
-compiled = torch.compile(model, mode="reduce-overhead")
-optimizer = torch.optim.AdamW(model.parameters())
-for step in range(60):
-    optimizer.zero_grad()
-    compiled(torch.randn(64, 1024, device="cuda")).pow(2).mean().backward()
-    optimizer.step()
-torch.cuda.synchronize()
-"""
-    found = spoke(traced(tmp_path, text))
+    found = spoke(traced(tmp_path, guard_programs.compiled("reduce-overhead")))
     assert found["graph_launches"] > 0, found
 
 
@@ -179,38 +166,11 @@ def test_reference_training(tmp_path: Path) -> None:
 
 
 def test_trainer_of_transformers(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
-    text = """
-import torch, transformers
-config = transformers.GPT2Config(n_layer=2, n_head=4, n_embd=256, vocab_size=512, n_positions=64)
-model = transformers.GPT2LMHeadModel(config)
-data = [{"input_ids": torch.arange(64), "labels": torch.arange(64)} for _ in range(256)]
-arguments = transformers.TrainingArguments(
-    output_dir="out", max_steps=40, per_device_train_batch_size=8, report_to=[], save_strategy="no")
-transformers.Trainer(model=model, args=arguments, train_dataset=data).train()
-"""
-    spoke(traced(tmp_path, text))
+    spoke(traced(tmp_path, guard_programs.trainer_of_transformers(steps=40)))
 
 
 def test_lightning(tmp_path: Path) -> None:
-    name = next((one for one in ("lightning", "pytorch_lightning") if importlib.util.find_spec(one)), None)
-    if name is None:
-        pytest.skip("lightning is not installed")
-    text = f"""
-import torch, {name} as pl
-class Model(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(512, 512)
-    def training_step(self, batch, index):
-        return self.layer(batch[0]).pow(2).mean()
-    def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters())
-data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(4096, 512)), batch_size=16)
-pl.Trainer(max_epochs=1, accelerator="gpu", devices=1, logger=False, enable_checkpointing=False).fit(Model(), data)
-"""
-    spoke(traced(tmp_path, text))
+    spoke(traced(tmp_path, guard_programs.lightning(epochs=1)))
 
 
 # -- the program's own profiler --------------------------------------------------------------------------------------
