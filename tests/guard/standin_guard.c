@@ -3,7 +3,7 @@
    STANDIN_AFTER of nvmlDeviceGetMemoryInfo on; the first time it bites, the file STANDIN_FIRED is made.
      ok; hidden (memory of processes unknown, as under WDDM); nolist (the list answers 3); empty (the list is empty);
      outer (the list names other pids, as old drivers do in a container); denied (everything answers 4);
-     lost (15), hang, segv, energy-back, no-energy, other (another process's memory instead of the trainer's). */
+     nothing (neither the list nor the memory of the device); lost (15), hang, segv, energy-back, no-energy, other (another process's memory instead of the trainer's). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +55,7 @@ int nvmlDeviceGetMemoryInfo(void *d, struct memory *m) {
   unsigned pid; unsigned long long bytes = 0;
   (void)d; calls++;
   int code = bad(); if (code) return code;
+  if (fault("nothing")) return 3;
   m->total = 80ull << 30; m->used = 16ull << 20;
   if (holder(&pid, &bytes)) m->used += bytes;
   m->free = m->total - m->used; return 0;
@@ -75,7 +76,7 @@ struct process { unsigned pid; unsigned long long used; unsigned gi, ci; };
 int nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *count, struct process *out) {
   unsigned pid; unsigned long long bytes;
   (void)d; int code = bad(); if (code) return code;
-  if (fault("nolist")) return 3;
+  if (fault("nolist") || fault("nothing")) return 3;
   int held = holder(&pid, &bytes) && !fault("empty");
   if (!held) { *count = 0; return 0; }
   if (*count < 1) { *count = 1; return 7; }

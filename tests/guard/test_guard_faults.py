@@ -192,6 +192,33 @@ def test_the_hook_in_a_pretended_torch_goes_all_the_way(pretended: Prove) -> Non
     assert sample["devices"][0]["reserved_bytes"] == 2 << 30
 
 
+# From its first step on, the pretended training launches kernels.
+KERNELS = """
+from torch.autograd.profiler import launch
+plain = optimizer.step
+optimizer.step = lambda: (launch("gemm"), launch("relu"), plain())
+"""
+
+
+@pytest.mark.parametrize(("mode", "level"), [("ok", "process"), ("nothing", "device")])
+@pytest.mark.parametrize("kernels", [KERNELS, ""], ids=["kernels", "none"])
+def test_a_trace_in_a_pretended_torch(
+    pretended: Prove, monkeypatch: pytest.MonkeyPatch, mode: str, level: str, kernels: str
+) -> None:
+    monkeypatch.setenv("PRETENDED_AT", "1")
+    monkeypatch.setenv("PRETENDED_CODE", kernels)
+    guarded = pretended(mode, train="cuda", trace_steps=3)
+    expected = ("proven", level, "confirmed") if kernels else ("refuted", None, "contradicted")
+    verdict = guarded.verdict
+    assert (verdict.outcome, verdict.level, guarded.witness("W5").state) == expected, verdict.reason
+    assert guarded.witness("W2").state == ("confirmed" if mode == "ok" else "unavailable")
+
+
+def test_where_nothing_is_told_and_nothing_traced_it_stays_unknown(pretended: Prove) -> None:
+    guarded = pretended("nothing", train="cuda")
+    assert guarded.verdict.outcome == "unknown", guarded.verdict.reason
+
+
 @pytest.mark.parametrize("how", ["cpu", "warm-up", "one-step-on-cpu"])
 def test_decoys_in_a_pretended_torch_are_refuted(pretended: Prove, how: str) -> None:
     guarded = pretended(train=how)
