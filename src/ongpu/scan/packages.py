@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Final
 
 from ongpu.domain.coverage import BinaryCoverage, PackageCoverage, ScanReport
 from ongpu.errors import UsageError
-from ongpu.scan.binary import scan_reader
+from ongpu.scan.disk import look, read_large, statuses_of
 from ongpu.scan.files import LIBRARY_SUFFIXES, is_library, may_have_code, normalized
-from ongpu.scan.reader import FileReader
 from ongpu.scan.tally import Tally
 
 UNOWNED: Final = "(no package)"
@@ -26,8 +24,6 @@ _LIBRARY_BYTES: Final = tuple(
     one.encode() for one in (*LIBRARY_SUFFIXES, *((".DLL", ".PYD") if os.name == "nt" else ()))
 )
 _NOT_THE_PACKAGE: Final = frozenset({"__pycache__", ".git", "build", "node_modules", ".venv", ".venv-gpu", "venv"})
-_MAGIC_BYTES: Final = 8
-_MAGICS: Final = (b"\x7fELF", b"MZ", b"!<arch>\n", b"!<thin>\n", b"\x50\xed\x55\xba")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,8 +67,9 @@ def scan_paths(
             if rest:
                 owners.append(_Owner(name=UNOWNED, version="", location=folder, files=dict(rest)))
     packages: list[PackageCoverage] = []
-    seen: set[tuple[int, int]] = set()
     files_read = 0
+    statuses = statuses_of(path for owner in owners for path in owner.files)
+    read = read_large([owner.files for owner in owners], statuses) if deep else {}
     for owner in owners:
         if libraries_only and not owner.files:
             continue
@@ -80,18 +77,18 @@ def scan_paths(
         host_only = 0
         digests: set[str] = set()
         for path, digest in owner.files.items():
-            try:
-                # One file under several names (links, or copies as RECORD's digest shows) is judged once.
-                if digest is not None and digest in digests:
-                    continue
-                coverage = _scan(path, seen, deep=deep)
-            except FileNotFoundError:
+            # One file under several names (links, or copies as RECORD's digest shows) is judged once.
+            if path not in statuses or (digest is not None and digest in digests):
+                continue
+            status = statuses.pop(path)
+            coverage = read[path] if path in read else look(path, status, deep=deep)
+            if isinstance(coverage, FileNotFoundError):
                 problems.append(f"{owner.name}: {path} is in RECORD and not on the disk")
                 continue
-            except OSError as error:  # what was not read must not pass for what carries nothing
+            if isinstance(coverage, OSError):  # what was not read must not pass for what carries nothing
                 tally = Tally()
-                tally.problem(f"cannot be read: {error.strerror or error}")
-                coverage = tally.unreadable(path=str(path), size_bytes=0)
+                tally.problem(f"cannot be read: {coverage.strerror or coverage}")
+                coverage = tally.unreadable(path=path, size_bytes=0)
             if coverage is None:
                 continue
             if digest is not None:
@@ -118,23 +115,6 @@ def scan_paths(
         files_read=files_read,
         deep=deep,
     )
-
-
-def _scan(path: str, seen: set[tuple[int, int]], *, deep: bool) -> BinaryCoverage | None:
-    status = os.stat(path)  # noqa: PTH116 - thousands of files, of which a Path each takes as long as the reading
-    identity = (status.st_dev, status.st_ino)
-    if not stat.S_ISREG(status.st_mode) or (status.st_ino and identity in seen):
-        return None
-    seen.add(identity)
-    with FileReader(path, status) as reader:
-        if not reader.read_at(0, _MAGIC_BYTES).startswith(_MAGICS) and not path.endswith(".ptx"):
-            return None
-        try:
-            return scan_reader(reader, path=path, deep=deep)
-        except OSError as error:
-            tally = Tally()
-            tally.problem(f"reading failed: {error.strerror or error}")
-            return tally.unreadable(path=path, size_bytes=reader.size)
 
 
 def _owners(
