@@ -39,7 +39,7 @@ def guard(
 ) -> Iterator[Part]:
     """Guard the block as ``ongpu run`` guards a command; the verdict is printed at its end, and kept in the part.
 
-    :param expect_gpu: the GPU model that must have trained.
+    :param expect_gpu: the GPU that must have trained: its model or its UUID.
     :param evidence: the bundle's folder, which must be free; without it, the next free ``ongpu_runs/part``.
     :param pseudonymous: replace host names, user, paths and GPU UUIDs in the evidence.
     :param sign: a key of ``ongpu keygen`` to sign the evidence with.
