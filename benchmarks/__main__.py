@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 RUNS = (
     ("start-up", [str(HERE / "startup.py"), "--python", sys.executable]),
     ("mutated bundles", [str(HERE / "mutate_bundles.py"), "--count", "2000"]),
-    ("diagnosis", [str(HERE.parent / "tools" / "diagnose_table.py"), "--speed"]),
+    ("diagnosis", [str(HERE / "diagnose_speed.py")]),
 )
 
 

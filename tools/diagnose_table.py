@@ -1,17 +1,14 @@
 """Measure the diagnosis over its cases and write the table of docs/diagnose.md.
 
-Usage: ``python tools/diagnose_table.py [--write] [--speed]``. ``--write`` replaces what stands between the two marks
-of the page; ``--speed`` also times 100 MB logs of several makes on this machine.
+Usage: ``python tools/diagnose_table.py [--write]``. ``--write`` replaces what stands between the two marks of the
+page. How long it takes: ``benchmarks/diagnose_speed.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import random
-import time
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,38 +64,10 @@ def table(cases: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def speed() -> None:
-    """Time the diagnosis on logs of 100 MB."""
-    draw = random.Random(1)
-    words = [f"{draw.getrandbits(40):x}" for _ in range(50_000)]
-    makes: dict[str, Callable[[int], str]] = {
-        "training steps": lambda i: (
-            f"2025-11-22 10:00:{i % 60:02d} [rank{i % 8}] step {i} loss {draw.random():.4f} tok/s {i}"
-        ),
-        "NCCL INFO": lambda i: f"host:{i}:{i} [{i % 8}] NCCL INFO Channel {i % 64:02d}/0 : {i % 8} -> {i % 7} via P2P",
-        "colored": lambda i: (
-            f"\x1b[32m10:00:00\x1b[0m \x1b[1mINFO\x1b[0m step {i} \x1b[33mloss {draw.random():.4f}\x1b[0m"
-        ),
-        "random words": lambda i: f"{i} " + " ".join(draw.choices(words, k=8)),
-    }
-    end = b"\nRuntimeError: CUDA error: device-side assert triggered\n"
-    for name, make in makes.items():
-        lines: list[str] = []
-        size = 0
-        while size < 100_000_000:
-            lines.append(make(len(lines)))
-            size += len(lines[-1]) + 1
-        data = "\n".join(lines).encode() + end
-        started = time.perf_counter()
-        found = diagnose(data)
-        print(f"{name:16} {len(data) / 1e6:.0f} MB {time.perf_counter() - started:.2f} s {found.cause.value}")
-
-
 def main() -> None:
     """Print the table, and write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--speed", action="store_true")
     options = parser.parse_args()
     text = table(read_cases())
     print(text)
@@ -107,8 +76,6 @@ def main() -> None:
         before, _, rest = page.partition(BEGIN)
         _, _, after = rest.partition(END)
         PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8", newline="\n")
-    if options.speed:
-        speed()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 
 from ongpu.catalog.causes import Rule, load_causes, parse_causes
 from ongpu.diagnose import Sure, diagnose
+from ongpu.diagnose.match import KINDS_LOOKED_AT
 from ongpu.diagnose.text import blocks, clean
 from ongpu.domain.verdict import Cause
 
@@ -69,3 +70,24 @@ def test_a_rule_that_misses_its_own_sample_is_refused() -> None:
     causes = "".join(f'[[cause]]\nid = "{cause.value}"\nmeaning = "m"\nnext_step = "n"\n' for cause in Cause)
     with pytest.raises(ValueError, match="one: does not match"):
         parse_causes((causes + good).encode())
+
+
+def test_a_log_of_nothing_but_new_kinds_is_read_at_both_ends_and_says_so() -> None:
+    rules = load_causes().rules
+    words = sorted({word for rule in rules for group in rule.match for one in group for word in one.split()})
+    count = len(words)
+    lines = [f"{words[i % count]} {words[i // count]} {words[i % 97]}" for i in range(KINDS_LOOKED_AT * 2)]
+    found = diagnose("\n".join(["torch 2.5.1+cu124", *lines, _LINE]).encode())
+    assert found.unread_lines > 0
+    assert found.sure is not Sure.DECISIVE
+    assert found.question
+    assert "2.5.1+cu124" in found.facts.torch_versions
+    seen = {one.cause for one in found.rejected} | {found.cause}
+    assert Cause.CPU_ONLY_TORCH in seen
+
+
+def test_names_and_addresses_do_not_make_new_kinds() -> None:
+    lines = [f"frame #{i}: c10::cuda::Error + 0x{i * 7919:09x} (id {i * 104729:x})" for i in range(KINDS_LOOKED_AT * 3)]
+    found = diagnose("\n".join([*lines, _LINE]).encode())
+    assert found.unread_lines == 0
+    assert found.cause is Cause.CPU_ONLY_TORCH

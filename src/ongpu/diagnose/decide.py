@@ -14,6 +14,7 @@ The order of reasoning, each step shown in the result:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -86,6 +87,15 @@ def diagnose(
     """
     catalog = catalog or load_causes()
     signals = scan(data, catalog.rules, catalog.hypothetical)
+    found = _decide(signals, catalog, platform=platform)
+    if not signals.unread_lines:
+        return found
+    sure = Sure.INFERRED if found.sure is Sure.DECISIVE else found.sure
+    question = found.question or catalog.causes[found.cause].question or None
+    return dataclasses.replace(found, sure=sure, question=question, unread_lines=signals.unread_lines)
+
+
+def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) -> Diagnosis:
     facts = signals.facts.facts()
     view = _View(catalog, facts, platform or facts.platform or "linux")
     candidates = _candidates(signals, catalog, set(signals.fired) | derived(facts) | _steps_to_the_end(signals))

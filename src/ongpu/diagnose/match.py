@@ -1,10 +1,13 @@
 """A log and the rules -> signals: which rule fired, how often, on which lines.
 
 The speed comes from what logs are: millions of lines, few kinds, few words. A line's *kind* is the line in lower
-case with every digit made ``0``; each kind is looked at once. Whether a kind can match is asked of its words: every
-alternative of a rule has an *anchor*, the longest piece of its literals without a blank, and each distinct word is
-looked through for anchors once. Only lines of a kind that a rule could match are read again. The tables of kinds
-and words are of bounded size, and nothing here is a regular expression.
+case with every digit made ``0`` and every address the same; each kind is looked at once. Of a kind only the words
+count that could be part of a literal (:mod:`ongpu.diagnose.words`), so that kinds that differ in names and random
+text are one. Only lines of a kind that a rule could match are read again.
+
+A log made of nothing but new kinds would still take minutes. So the kinds looked at are counted: past
+:data:`KINDS_LOOKED_AT`, a line of a new kind is put aside, the last :data:`LINES_PUT_ASIDE` of them are looked at in
+the end, and the others are counted as unread. Tables are of bounded size; no expression here can backtrack.
 """
 
 from __future__ import annotations
@@ -18,16 +21,23 @@ from typing import Final
 from ongpu.catalog.causes import ANY_CODE, LARGE_CODE, NUMBER, Rule, as_pattern, is_plain
 from ongpu.diagnose.facts import FACT_LITERALS, FactReader
 from ongpu.diagnose.text import Block, blocks, clean, shown
+from ongpu.diagnose.words import SHORTEST_ANCHOR, WordTable
 
 _LOWER: Final = bytes.maketrans(bytes(range(65, 91)), bytes(range(97, 123)))
 _KIND: Final = bytes.maketrans(bytes(range(65, 91)) + b"123456789", bytes(range(97, 123)) + b"0" * 9)
+_ADDRESS: Final = re.compile(rb"0x(?!c0000)[0-9a-f]{5,16}")
+# Fewer addresses in a block are not worth the pass over it.
+_ADDRESSES_IN_A_BLOCK: Final = 200
 _KINDS_KEPT: Final = 100_000
-_WORDS_KEPT: Final = 200_000
-_SHORTEST_ANCHOR: Final = 3
+KINDS_LOOKED_AT: Final = 12_000
+_FEW_KINDS: Final = 500
+_BLOCKS_TO_ANOTHER_TRY: Final = 16
+LINES_PUT_ASIDE: Final = 8_000
 _FIRST_KEPT: Final = 40
 _LAST_KEPT: Final = 400
 # Lines of one kind say the same facts; so many of each are read.
 _FACT_LINES_A_KIND: Final = 64
+_FACT_LINES: Final = 8_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,46 +74,59 @@ class Signal:
         return [*self.first, *(Hit(line, raw) for line, raw in self.last)]
 
 
+_Exact = tuple[tuple[bytes, ...], tuple[re.Pattern[bytes], ...]]
+
+
+def _exact(group: Sequence[str], codes: tuple[int, ...]) -> _Exact:
+    """An alternative as it is looked for in a line: plain literals, and literals with one of the rule's numbers."""
+    plain = tuple(literal.encode() for literal in group if is_plain(literal))
+    numbered = tuple(re.compile(as_pattern(literal, codes).encode()) for literal in group if not is_plain(literal))
+    return plain, numbered
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     """What lines of one kind must hold for some alternatives of rules (``None``: of the facts).
 
     ``literals`` are as they look in a kind, ``anchor`` is the piece of them that the fewest groups have in common,
     ``others`` are the literals less the one that is the anchor itself. ``doubtful`` are the rules of which the line
-    itself must be asked, since a digit, which a kind does not show, decides.
+    itself must be asked, and for what, since a digit, which a kind does not show, decides.
     """
 
     anchor: bytes
     others: tuple[bytes, ...]
     rules: tuple[str, ...]
-    doubtful: tuple[str, ...]
+    doubtful: tuple[tuple[str, _Exact], ...]
     facts: bool
 
 
 def _kind_literal(literal: str) -> bytes:
-    """A literal as it looks in a kind: digits are ``0``, and what follows a number of any length is left out."""
+    """A literal as it looks in a kind: digits are ``0``, and one side of a number of any length is left out."""
     for mark in (ANY_CODE, LARGE_CODE, NUMBER):
-        before, found, _ = literal.partition(mark)
+        before, found, after = literal.partition(mark)
         if found:
-            literal = before + "0"
+            literal = max(before + "0", "0" + after, key=len)
     return literal.encode().translate(_KIND)
 
 
 def _groups(rules: Sequence[Rule]) -> Iterator[_Group]:
     """The alternatives of all rules, those that look alike in a kind put together."""
-    alike: dict[tuple[bytes, ...], tuple[list[str], list[str]]] = {}
+    alike: dict[tuple[bytes, ...], tuple[list[str], list[tuple[str, _Exact]]]] = {}
     for rule in rules:
         for alternative in rule.match:
             literals = tuple(sorted(map(_kind_literal, alternative)))
-            digit = any(b"0" in literal for literal in literals)
-            alike.setdefault(literals, ([], []))[digit].append(rule.id)
+            certain, doubtful = alike.setdefault(literals, ([], []))
+            if any(b"0" in literal for literal in literals):
+                doubtful.append((rule.id, _exact(alternative, rule.codes)))
+            else:
+                certain.append(rule.id)
     facts = {(_kind_literal(literal),) for (literal,) in FACT_LITERALS}
     for looks in facts:
         alike.setdefault(looks, ([], []))
     pieces = {literals: [piece for literal in literals for piece in literal.split()] for literals in alike}
     common = Counter(piece for found in pieces.values() for piece in set(found))
     for literals, (certain, doubtful) in alike.items():
-        anchor = min(pieces[literals], key=lambda piece: (len(piece) < _SHORTEST_ANCHOR, common[piece], -len(piece)))
+        anchor = min(pieces[literals], key=lambda piece: (len(piece) < SHORTEST_ANCHOR, common[piece], -len(piece)))
         yield _Group(
             anchor=anchor,
             others=tuple(literal for literal in literals if literal != anchor),
@@ -122,17 +145,21 @@ class _Wanted:
     """
 
     certain: list[Signal]
-    doubtful: list[Signal]
+    doubtful: list[tuple[Signal, tuple[_Exact, ...]]]
     fact_lines: int
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """Everything the rules saw in a log, by rule id, the facts read on the way, and the number of lines."""
+    """Everything the rules saw in a log, by rule id, and the facts read on the way.
+
+    ``unread_lines`` counts the lines that were too many of new kinds to be looked at.
+    """
 
     fired: dict[str, Signal]
     facts: FactReader
     lines: int
+    unread_lines: int
 
 
 def scan(data: bytes | Iterable[bytes], rules: Sequence[Rule], hypothetical: Sequence[str] = ()) -> Signals:
@@ -145,18 +172,13 @@ def scan(data: bytes | Iterable[bytes], rules: Sequence[Rule], hypothetical: Seq
     for block in blocks(data):
         matcher.read(block)
         lines = block.last_line
+    matcher.finish()
     fired = {name: signal for name, signal in matcher.signals.items() if signal.count}
-    return Signals(fired=fired, facts=matcher.facts, lines=lines)
+    return Signals(fired=fired, facts=matcher.facts, lines=lines, unread_lines=matcher.unread_lines)
 
 
-_Exact = tuple[tuple[bytes, ...], tuple[re.Pattern[bytes], ...]]
-
-
-def _exact(group: Sequence[str], codes: tuple[int, ...]) -> _Exact:
-    """An alternative as it is looked for in a line: plain literals, and literals with one of the rule's numbers."""
-    plain = tuple(literal.encode() for literal in group if is_plain(literal))
-    numbered = tuple(re.compile(as_pattern(literal, codes).encode()) for literal in group if not is_plain(literal))
-    return plain, numbered
+# An alternative of which the kind itself showed that it holds.
+_ANY_LINE: Final[_Exact] = ((), ())
 
 
 class _Matcher:
@@ -167,104 +189,136 @@ class _Matcher:
         self.facts = FactReader()
         self._kind_none = {rule.id: tuple(map(_kind_literal, rule.none)) for rule in rules}
         self._none = {rule.id: tuple(literal.encode() for literal in rule.none) for rule in rules}
-        self._exact = {rule.id: [_exact(group, rule.codes) for group in rule.match] for rule in rules}
         self._by_anchor: dict[bytes, list[_Group]] = {}
-        for group in _groups(rules):
+        literals = {literal for rule in rules for group in rule.match for literal in map(_kind_literal, group)}
+        literals.update(_kind_literal(literal) for (literal,) in FACT_LITERALS)
+        literals.update(literal for found in self._kind_none.values() for literal in found)
+        literals.update(self._hypothetical)
+        groups = list(_groups(rules))
+        for group in groups:
             self._by_anchor.setdefault(group.anchor, []).append(group)
+        self._words = WordTable(literals, anchors={group.anchor for group in groups})
         self._kinds: dict[bytes, _Wanted | None] = {}
-        self._plain_words: set[bytes] = set()
-        self._words: dict[bytes, tuple[bytes, ...]] = {}
+        self._reduced: dict[bytes, _Wanted | None] = {}
+        self._looked_at = 0
+        self._fact_lines_left = _FACT_LINES
+        self._blocks = 0
+        self._reducing = True
+        self._aside: deque[tuple[int, bytes]] = deque(maxlen=LINES_PUT_ASIDE)
+        self._put_aside = 0
+        self.unread_lines = 0
 
     def read(self, block: Block) -> None:
         kinds = [piece.translate(_KIND) for piece in block.pieces]
+        together = b"\n".join(kinds)
+        if together.count(b"0x") > _ADDRESSES_IN_A_BLOCK:
+            kinds = _ADDRESS.sub(b"0x0", together).split(b"\n")
         unique = set(kinds)
         fresh = unique.difference(self._kinds)
-        if len(self._kinds) + len(fresh) > _KINDS_KEPT:
+        self._blocks += 1
+        self._reducing = self._reducing or self._blocks % _BLOCKS_TO_ANOTHER_TRY == 0
+        if self._reducing and len(self._kinds) + len(fresh) > _KINDS_KEPT:
             self._kinds.clear()
             fresh = unique
-        self._classify(fresh)
-        wanted = {kind: todo for kind in unique if (todo := self._kinds[kind])}
-        if not wanted:
+        aside = self._classify(fresh)
+        wanted = {kind: todo for kind in unique if (todo := self._kinds.get(kind))}
+        if not wanted and not aside:
             return
         numbers = block.line_numbers()
         pieces = block.pieces
         for index, kind in enumerate(kinds):
             if kind in wanted:
                 self._take(wanted[kind], numbers[index], pieces[index])
+            elif kind in aside:
+                self._put_aside += 1
+                self._aside.append((numbers[index], pieces[index]))
+
+    def finish(self) -> None:
+        """Look at the last of the lines that were put aside."""
+        self.unread_lines = self._put_aside - len(self._aside)
+        kinds = [raw.translate(_KIND) for _, raw in self._aside]
+        self._looked_at = 0
+        self._fact_lines_left = _FACT_LINES
+        self._reducing = True
+        self._kinds.clear()
+        self._classify(set(kinds))
+        for (line, raw), kind in zip(self._aside, kinds, strict=True):
+            wanted = self._kinds[kind]
+            if wanted:
+                self._take(wanted, line, raw)
 
     def _take(self, wanted: _Wanted, line: int, raw: bytes) -> None:
         for signal in wanted.certain:
             signal.add(line, raw)
         if wanted.doubtful:
             lowered = clean(raw).translate(_LOWER)
-            for signal in wanted.doubtful:
-                if self._matches(signal.rule, lowered):
+            for signal, alternatives in wanted.doubtful:
+                if self._matches(signal.rule, lowered, alternatives):
                     signal.add(line, raw)
-        if wanted.fact_lines:
+        if wanted.fact_lines and self._fact_lines_left:
             wanted.fact_lines -= 1
+            self._fact_lines_left -= 1
             self.facts.read(clean(raw))
 
-    def _matches(self, rule: Rule, lowered: bytes) -> bool:
+    def _matches(self, rule: Rule, lowered: bytes, alternatives: tuple[_Exact, ...]) -> bool:
         if any(literal in lowered for literal in self._none[rule.id]):
             return False
         return any(
             all(one in lowered for one in plain) and all(one.search(lowered) for one in numbered)
-            for plain, numbered in self._exact[rule.id]
+            for plain, numbered in alternatives
         )
 
-    def _classify(self, fresh: set[bytes]) -> None:
-        """Note for each new kind which rules match its lines, surely or depending on a digit."""
+    def _classify(self, fresh: set[bytes]) -> set[bytes]:
+        """Note for each new kind what its lines are wanted for. Returns those that are one kind too many."""
+        if not self._reducing:
+            return fresh
         together = b"\n".join(fresh)
-        bare = {kind: clean(kind) for kind in fresh} if b"\x1b" in together or b"\x01" in together else None
-        words = set((b"\n".join(bare.values()) if bare else together).split())
-        self._look_through(words.difference(self._plain_words, self._words))
-        anchored = words.intersection(self._words)
-        if not anchored:
+        marked = b"\x1b" in together or b"\x01" in together
+        bare = {kind: clean(kind) for kind in fresh} if marked else dict.fromkeys(fresh)
+        self._words.learn(b" ".join(filter(None, bare.values())) if marked else together)
+        if self._words.none_anchored:
             self._kinds.update(dict.fromkeys(fresh))
-            return
-        for kind in fresh:
-            text = bare[kind] if bare else kind
-            found = text.split()
-            self._kinds[kind] = None if anchored.isdisjoint(found) else self._wanted(text, found)
+            return set()
+        aside = set()
+        for kind, cleaned in bare.items():
+            text = self._words.reduce(cleaned if cleaned is not None else kind)
+            if text is None:
+                self._kinds[kind] = None
+            elif text in self._reduced:
+                self._kinds[kind] = self._reduced[text]
+            elif self._looked_at < KINDS_LOOKED_AT:
+                self._looked_at += 1
+                self._kinds[kind] = self._reduced[text] = self._wanted(text)
+            else:
+                aside.add(kind)
+        # where nearly every kind is a new one, to reduce them all would only tell so again
+        self._reducing = len(aside) < len(fresh) // 2 or len(fresh) < _FEW_KINDS
+        return aside
 
-    def _look_through(self, fresh: set[bytes]) -> None:
-        if not fresh:
-            return
-        if len(self._plain_words) + len(fresh) > _WORDS_KEPT:
-            self._plain_words.clear()
-        if len(self._words) > _WORDS_KEPT:
-            self._words.clear()
-            self._kinds.clear()
-        together = b" ".join(fresh)
-        present = [anchor for anchor in self._by_anchor if anchor in together]
-        plain = fresh
-        if present:
-            held = {word: anchors for word in fresh if (anchors := tuple(a for a in present if a in word))}
-            self._words.update(held)
-            plain = fresh.difference(held)
-        self._plain_words |= plain
-
-    def _wanted(self, text: bytes, words: list[bytes]) -> _Wanted | None:
-        certain: dict[str, Signal] = {}
-        doubtful: dict[str, Signal] = {}
+    def _wanted(self, text: bytes) -> _Wanted | None:
+        certain: set[str] = set()
+        doubtful: dict[str, list[_Exact]] = {}
         facts = False
-        for group in self._groups_in(text, {anchor for word in words for anchor in self._words.get(word, ())}):
+        for group in self._groups_in(text, self._words.anchors_of(text)):
             facts = facts or group.facts
             for name in group.rules:
                 against = [literal for literal in self._kind_none[name] if literal in text]
                 if any(b"0" in literal for literal in against):
-                    doubtful[name] = self.signals[name]
+                    doubtful.setdefault(name, []).append(_ANY_LINE)
                 elif not against:
-                    certain[name] = self.signals[name]
-            for name in group.doubtful:
-                doubtful[name] = self.signals[name]
+                    certain.add(name)
+            for name, exact in group.doubtful:
+                doubtful.setdefault(name, []).append(exact)
         if any(literal in text for literal in self._hypothetical):
-            certain = {name: signal for name, signal in certain.items() if name in self._contexts}
-            doubtful = {name: signal for name, signal in doubtful.items() if name in self._contexts}
+            certain &= self._contexts
+            doubtful = {name: exact for name, exact in doubtful.items() if name in self._contexts}
         if not (certain or doubtful or facts):
             return None
-        rest = [signal for name, signal in doubtful.items() if name not in certain]
-        return _Wanted(certain=list(certain.values()), doubtful=rest, fact_lines=_FACT_LINES_A_KIND if facts else 0)
+        return _Wanted(
+            certain=[self.signals[name] for name in certain],
+            doubtful=[(self.signals[name], tuple(exact)) for name, exact in doubtful.items() if name not in certain],
+            fact_lines=_FACT_LINES_A_KIND if facts else 0,
+        )
 
     def _groups_in(self, text: bytes, anchors: set[bytes]) -> list[_Group]:
         """The alternatives whose every literal is in the kind. The innermost loop of hostile logs: kept bare."""

@@ -61,7 +61,9 @@ class Diagnosis:
     """The cause a log names.
 
     ``findings`` are the lines it rests on; ``rejected`` the competing causes with the reason against each;
-    ``question`` what would decide it where the log cannot tell (``None`` where it can).
+    ``question`` what would decide it where the log cannot tell (``None`` where it can). ``unread_lines`` counts lines
+    in the midst of a huge log that were not looked at, each of a kind of its own; where there are any, no cause is
+    decisive.
     """
 
     cause: Cause
@@ -72,3 +74,4 @@ class Diagnosis:
     next_step: str
     question: str | None
     facts: Facts
+    unread_lines: int = 0

@@ -34,7 +34,8 @@ class DiagnoseDocument:
     ``rejected`` the competing causes with the reason against each; ``question`` what would decide it where the log
     cannot tell. ``at_odds`` are the axes on which the build that the log names fails the machine that it names;
     ``advised`` the build that would fit (null where the build is not what is wrong); ``unasked`` what the log did
-    not name. ``block`` and ``not_tried`` are of a bundle.
+    not name. ``block`` and ``not_tried`` are of a bundle. ``unread_lines`` counts lines in the midst of a huge log that
+    were not looked at.
     """
 
     cause: Cause
@@ -51,6 +52,7 @@ class DiagnoseDocument:
     unasked: tuple[str, ...]
     block: Block | None
     not_tried: tuple[str, ...]
+    unread_lines: int
 
 
 def diagnose_document(told: Explanation, *, source: str, case: BundleCase | None = None) -> DiagnoseDocument:
@@ -71,6 +73,7 @@ def diagnose_document(told: Explanation, *, source: str, case: BundleCase | None
         unasked=told.unasked,
         block=case.block if case else None,
         not_tried=case.not_tried if case else (),
+        unread_lines=found.unread_lines,
     )
 
 
@@ -107,6 +110,8 @@ def diagnosis_text(value: DiagnoseDocument) -> RenderableType:
         parts.append(Text(f"A build: {advice_text(value.advised)}"))
         parts += [Text(f"  assumed: {one}", style="yellow") for one in value.advised.assumptions]
     parts += [Text(f"  not tried: {one}", style="dim") for one in value.not_tried]
+    if value.unread_lines:
+        parts.append(Text(f"  {value.unread_lines} lines in the midst, each unlike the others, were not looked at"))
     if value.question:
         parts.append(Text(f"What would decide it: {value.question}"))
     parts.append(Text(f"Next: {value.next_step}"))
