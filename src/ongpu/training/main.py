@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ongpu.domain.verdict import Cause
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError, WorkError
+from ongpu.training import compiled
 from ongpu.training import config as configuration
 from ongpu.training import device as devices
 from ongpu.training import records as record_files
@@ -128,6 +129,8 @@ def _run(
     from ongpu.training import assemble, loop, policy  # noqa: PLC0415 - imports torch
 
     set_up.done("import torch")
+    if config.kernels != "never" and config.packing and config.precision == "bfloat16":
+        compiled.import_ahead(variables)
 
     chosen = devices.choose(
         config.device, hardware=devices.nvidia_hardware(), variables=variables, local_rank=ranks.local_rank
@@ -165,7 +168,21 @@ def _run(
     if config.lora_rank:
         unfused = "they do not know LoRA's adapters"
     team = policy.Team(weights=weights, memory_bytes=chosen.memory_bytes) if ranks.world_size > 1 else None
-    policies = policy.choose(config, device=chosen.kind, native=model.native, unfused=unfused, team=team)
+    kernels_mark = compiled.mark(
+        variables,
+        shape=getattr(model.network, "shape", None),
+        longest=max(len(example.ids) for example in examples),
+        torch_version=str(torch.__version__),
+        gpu=chosen.title,
+    )
+    policies = policy.choose(
+        config,
+        device=chosen.kind,
+        native=model.native,
+        unfused=unfused,
+        compiled=kernels_mark.exists(),
+        team=team,
+    )
     if asked.explain:
         console.say(*(f"Choice: {choice}" for choice in policies.choices))
     evaluations: list[tuple[int, float]] = []
@@ -215,6 +232,8 @@ def _run(
     try:
         with _named_failures(chosen.kind, variables), ranks.blamed():
             figures = _steps(job, console, done=done, set_up=set_up)
+            if policies.kernels.taken:
+                compiled.leave(kernels_mark)
             saving = time.perf_counter()
             loop.refuse_drift(job, config.max_steps)
             job.weights.restore()
@@ -329,6 +348,7 @@ def _steps(job: Job, console: Console, *, done: int, set_up: SetUp) -> dict[str,
         "set_up_seconds": set_up.seconds,
         "set_up_parts": set_up.parts,
         "seconds": seconds,
+        "samples": samples,
         "first_loss": series[0].loss,
         "last_loss": series[-1].loss,
     }

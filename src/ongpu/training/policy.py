@@ -11,7 +11,9 @@ GRAPH_FROM_STEPS: Final = 10
 """Recording costs about three steps; below this it is not earned back with a margin."""
 GRAPH_MICRO_STEPS: Final = 8
 """A recorded step holds every micro-step, and its size grows with them."""
-KERNELS_FROM_STEPS: Final = 1
+KERNELS_FROM_STEPS: Final = 200
+"""Importing Triton and compiling all kernels of a step took 3 to 4 s on one H100 (2026-11-22), where they saved 2 ms of
+a step of 4 records and 30 ms of one of 32,000 tokens."""
 COMPILE_FROM_STEPS: Final = 2000
 """Compiling cold took about 30 s on one H100 for GPT-2 124M (2026-11-22), where it saved 1.7 ms of a step of
 4 records and more of larger ones."""
@@ -68,15 +70,26 @@ class Policy:
         )
 
 
-def choose(config: Config, *, device: str, native: bool, unfused: str = "", team: Team | None = None) -> Policy:
+def choose(
+    config: Config,
+    *,
+    device: str,
+    native: bool,
+    unfused: str = "",
+    compiled: bool = False,
+    team: Team | None = None,
+) -> Policy:
     """Decide from the configuration, the device, whether the model is one of ours, and who else trains.
 
-    ``unfused`` says why the kernels of ``fused.py`` cannot run it, and is empty where they can.
+    ``unfused`` says why the kernels of ``fused.py`` cannot run it, and is empty where they can; ``compiled`` that
+    they were compiled on this machine before.
     """
     sharded = _sharded(config, team=team, native=native)
     if sharded.taken:
         unfused = "they need whole weights, and these are in parts"
-    kernels = _kernels(config, device=device, native=native, unfused=unfused)
+    # ranks must choose alike, and what one machine has compiled another may not
+    compiled = compiled and team is None
+    kernels = _kernels(config, device=device, native=native, unfused=unfused, compiled=compiled)
     return Policy(
         sharded=sharded,
         cuda_graph=_cuda_graph(config, device=device, native=native, several=team is not None),
@@ -137,7 +150,7 @@ def _cuda_graph(config: Config, *, device: str, native: bool, several: bool) -> 
     return choice("shapes are the same in every step, and launching a step costs more than replaying it", taken=True)
 
 
-def _kernels(config: Config, *, device: str, native: bool, unfused: str) -> Choice:
+def _kernels(config: Config, *, device: str, native: bool, unfused: str, compiled: bool) -> Choice:
     def choice(reason: str, *, taken: bool = False) -> Choice:
         return Choice(what="kernels of our own", taken=taken, reason=reason)
 
@@ -157,8 +170,12 @@ def _kernels(config: Config, *, device: str, native: bool, unfused: str) -> Choi
         return choice(unfused)
     if config.kernels == "always":
         return choice("the configuration says always", taken=True)
+    if compiled:
+        return choice("they were compiled on this machine before", taken=True)
     if config.max_steps < KERNELS_FROM_STEPS:
-        return choice(f"{config.max_steps} steps do not earn back the import of Triton")
+        return choice(
+            f"{config.max_steps} steps are fewer than {KERNELS_FROM_STEPS}, and compiling them takes seconds, once"
+        )
     return choice("memory is read once where the plain operations read it two to ten times", taken=True)
 
 
