@@ -129,6 +129,7 @@ def result(
         "wall50_s": round(first_s + sum(one["seconds"] for one in steps[1:50]), 2),
         "wall50_measured": len(steps) >= 50,
         "saving_s": round(facts["saving_seconds"], 2),
+        "set_up_parts": facts["set_up_parts"],
         "choices": facts["choices"],
         "step_recorded": facts["step_recorded"],
         "torch": facts["torch"],
