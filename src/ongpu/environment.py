@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from ongpu.domain.arch import RuntimeVersion
-from ongpu.domain.environment import Environment, InstalledTorch, Package
+from ongpu.domain.environment import Ahead, Environment, InstalledTorch, Package
 from ongpu.domain.machine import PythonInstall
 from ongpu.errors import DoorError, UsageError
 from ongpu.machine.process import Processes
@@ -132,12 +132,7 @@ def environment_from_answer(python: Path, answer: bytes) -> Environment:
     said: dict[str, Any] = json.loads(answer)
     problems = [str(one) for one in said["problems"]]
     packages = tuple(_package(row) for row in said["packages"])
-    torch = None
-    if said["torch"] is not None:
-        text = said["torch"]["version_text"]
-        torch = None if text is None else torch_from_version_text(text, path=str(said["torch"]["path"]))
-        if torch is None:
-            problems.append(f"torch in {said['torch']['path']} does not say which version it is")
+    torch = _torch(said["torch"], problems)
     prefix = Path(str(said["prefix"]))
     problems += _torch_problems(packages, torch) + _conda_problems(prefix, packages)
     virtual = said["prefix"] != said["base_prefix"]
@@ -155,6 +150,32 @@ def environment_from_answer(python: Path, answer: bytes) -> Environment:
         problems=tuple(problems),
         virtual=virtual,
         kind=_kind(prefix, virtual=virtual),
+        added=tuple(said["added"]),
+        ahead=_ahead(said["ahead"], packages) if said["ahead"]["folders"] else None,
+    )
+
+
+def _torch(said: Mapping[str, Any] | None, problems: list[str]) -> InstalledTorch | None:
+    if said is None:
+        return None
+    text = said["version_text"]
+    torch = None if text is None else torch_from_version_text(text, path=str(said["path"]))
+    if torch is None:
+        problems.append(f"torch in {said['path']} does not say which version it is")
+    return torch
+
+
+def _ahead(said: Mapping[str, Any], installed: tuple[Package, ...]) -> Ahead:
+    problems = [str(one) for one in said["problems"]]
+    torch = _torch(said["torch"], problems)
+    packages = tuple(_package(row) for row in said["packages"])
+    names = {one.name for one in packages}
+    return Ahead(
+        folders=tuple(said["folders"]),
+        packages=packages,
+        torch=torch,
+        problems=tuple(problems),
+        hides=tuple((one.name, one.version) for one in installed if one.name in names),
     )
 
 

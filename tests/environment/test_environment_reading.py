@@ -171,6 +171,31 @@ def test_overlapping_installs_are_seen(made: Path) -> None:
 
 
 @pytest.mark.process
+def test_what_stands_in_front_of_the_environment(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_torch(made, "2.14.1+cu126", "12.6")
+    distribution(made, "numpy", "2.1")
+    front, named = tmp_path / "front", tmp_path / "named"
+    front.mkdir()
+    named.mkdir()
+    put_torch(front, "2.13.0+cpu", None)
+    distribution(front, "numpy", "1.26")
+    distribution(named, "mine", "0.1")
+    (made / "mine.pth").write_text(f"{named}\n{tmp_path / 'nowhere'}\n")
+    plain = read_environment(python_of(made), processes=RealProcesses())
+    assert (plain.added, plain.ahead) == ((str(named),), None)
+    assert plain.package("mine") is not None
+    monkeypatch.setenv("PYTHONPATH", f"{front}:{tmp_path / 'nowhere'}:{made}")
+    found = read_environment(python_of(made), processes=RealProcesses())
+    assert found.torch == plain.torch
+    assert found.packages == plain.packages
+    assert found.ahead is not None
+    assert found.ahead.folders == (str(front),)
+    assert found.ahead.torch is not None
+    assert found.ahead.torch.version == "2.13.0+cpu"
+    assert found.ahead.hides == (("numpy", "2.1"), ("torch", "2.14.1+cu126"))
+
+
+@pytest.mark.process
 def test_chatter_of_start_up_hooks_is_no_answer(made: Path) -> None:
     put_torch(made, "2.14.1+cu126", "12.6")
     (made / "hook.pth").write_text("import sys; sys.stdout.write('ongpu-environ')\n")
@@ -243,6 +268,8 @@ def test_a_system_python_is_not_virtual() -> None:
         "base_prefix": "/usr",
         "free_threaded": False,
         "site_packages": ["/usr/lib/python3/dist-packages"],
+        "added": [],
+        "ahead": {"folders": []},
         "packages": [],
         "torch": {"path": "/usr/lib/python3/dist-packages/torch", "version_text": None},
         "problems": [],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ongpu.catalog import Catalog
 from ongpu.doctor.machine_rules import machine_findings, variable_findings
 from ongpu.doctor.package_rules import extension_findings, library_findings, packages_for
+from ongpu.doctor.path_rules import path_findings
 from ongpu.doctor.report import DeviceReport, DoctorReport, Finding, InstalledCode, Weight
 from ongpu.doctor.torch_rules import Advice, code_findings, driver_serves, known_python, torch_code, torch_presence
 from ongpu.domain.build import Decision
@@ -52,6 +53,7 @@ def doctor(machine: Machine, environment: Environment, code: InstalledCode, *, c
         *library_findings(environment, machine),
         *variable_findings(machine, coverages),
         *_environment_findings(environment, code),
+        *path_findings(environment, code),
         *_unseen(machine, reports),
     ]
     findings.sort(key=lambda one: _ORDER.index(one.weight))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from ongpu.domain.visible import visible_devices
 from ongpu.errors import DoorError
 from ongpu.machine.nvml import Nvml
 from ongpu.machine.process import Processes
-from ongpu.scan import scan_paths, scan_torch
+from ongpu.scan import displaced_libraries, scan_paths, scan_torch
 
 if TYPE_CHECKING:  # the room itself is imported by `--deep` alone
     from ongpu.smoke.model import SmokeCheck
@@ -25,19 +26,48 @@ if TYPE_CHECKING:  # the room itself is imported by `--deep` alone
 _WITH_TORCH: Final = ("nvidia-", "cuda-", "triton")
 
 
-def read_code(environment: Environment, *, deep: bool = False) -> InstalledCode:
+def as_started(environment: Environment) -> Environment:
+    """The environment as a program sees it that is started here: what ``PYTHONPATH`` puts in front of it counts."""
+    ahead = environment.ahead
+    if ahead is None:
+        return environment
+    hiding = {one.name for one in ahead.packages} | ({"torch"} if ahead.torch is not None else set())
+    rest = (one for one in environment.packages if one.name not in hiding)
+    return replace(
+        environment,
+        site_packages=(*ahead.folders, *environment.site_packages),
+        packages=tuple(sorted((*ahead.packages, *rest), key=lambda one: one.name)),
+        torch=ahead.torch or environment.torch,
+        problems=(*environment.problems, *ahead.problems),
+    )
+
+
+def read_code(environment: Environment, *, deep: bool = False, library_path: str = "") -> InstalledCode:
     """Read what the environment's packages carry.
 
     :param deep: also search the data outside the fat-binary sections, which takes a second or two more.
+    :param library_path: the value of ``LD_LIBRARY_PATH``.
     """
-    folders = [Path(one) for one in environment.site_packages if Path(one).is_dir()]
-    torch_folders = [folder / "torch" for folder in folders if (folder / "torch" / "version.py").is_file()]
-    torch = scan_torch(Path(environment.torch.path)) if environment.torch is not None else ()
+    folders = [Path(one) for one in (*environment.site_packages, *environment.added) if Path(one).is_dir()]
+    own = Path(environment.torch.path) if environment.torch is not None else None
+    in_front = environment.ahead.folders if environment.ahead is not None else ()
+    torch_folders = [
+        folder / "torch"
+        for folder in folders
+        if str(folder) not in in_front and (folder / "torch" / "version.py").is_file()
+    ]
+    torch_folders.sort(key=lambda one: one != own)
+    torch = scan_torch(own) if own is not None else ()
     others = frozenset(
         one.name for one in environment.packages if one.name != "torch" and not one.name.startswith(_WITH_TORCH)
     )
     packages = scan_paths(folders, deep=deep, names=others, libraries_only=not deep) if folders and others else None
-    return InstalledCode(torch=torch, packages=packages, torch_folders=tuple(str(one) for one in torch_folders))
+    return InstalledCode(
+        torch=torch,
+        packages=packages,
+        torch_folders=tuple(str(one) for one in torch_folders),
+        displaced=displaced_libraries(own, library_path) if own is not None and library_path else (),
+    )
 
 
 def examine(
@@ -61,8 +91,8 @@ def examine(
         the checks on the first visible GPU, in children.
     """
     facts = catalog()
-    found = environment()
-    code = read_code(found, deep=deep)
+    found = as_started(environment())
+    code = read_code(found, deep=deep, library_path=variables.get("LD_LIBRARY_PATH", ""))
     known = machine()
     report = doctor(known, found, code, catalog=facts)
     if not deep or report.outcome is Outcome.REFUTED:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ongpu.domain.arch import CodeTarget, ComputeCapability
 from ongpu.domain.coverage import BinaryCoverage, CodeVerdict, DeviceCoverage, ScanReport
 from ongpu.domain.verdict import Cause, Outcome
+from ongpu.scan import Displaced
 
 
 class Weight(enum.StrEnum):
@@ -60,12 +61,13 @@ class InstalledCode:
     """What was read of an environment's device code.
 
     ``torch`` are torch's own CUDA libraries; ``packages`` everything else; ``torch_folders`` every folder on the
-    path that holds a torch, the one that is imported first.
+    path that holds a torch, the one that is imported first; ``displaced`` what ``LD_LIBRARY_PATH`` changes for it.
     """
 
     torch: tuple[BinaryCoverage, ...]
     packages: ScanReport | None
     torch_folders: tuple[str, ...] = ()
+    displaced: tuple[Displaced, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

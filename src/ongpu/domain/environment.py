@@ -52,6 +52,21 @@ class InstalledTorch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """What ``PYTHONPATH`` puts in front of an environment when its Python is started as usual.
+
+    ``torch`` is the one that an ``import torch`` then loads in place of the environment's own, if there is one;
+    ``hides`` names the packages of the environment that are then not imported, with their versions.
+    """
+
+    folders: tuple[str, ...]
+    packages: tuple[Package, ...]
+    torch: InstalledTorch | None = None
+    problems: tuple[str, ...] = ()
+    hides: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """A Python environment as it was read.
 
@@ -59,7 +74,8 @@ class Environment:
     ``packages`` is sorted by name; of one name on several folders only the one that wins is listed.
     ``problems`` names what is broken or could not be read. ``ran`` is false where that Python could not be
     started and the files were read in its stead. ``kind`` says who keeps it: ``venv``, ``conda``, ``pixi`` or
-    ``system``; what conda or Pixi keeps is changed by them alone.
+    ``system``; what conda or Pixi keeps is changed by them alone. ``added`` are folders that ``.pth`` files put on the
+    path; ``ahead`` is what the caller's ``PYTHONPATH`` puts in front, which is in none of the others.
     """
 
     python: PythonInstall
@@ -71,6 +87,8 @@ class Environment:
     virtual: bool = True
     ran: bool = True
     kind: str = "venv"
+    added: tuple[str, ...] = ()
+    ahead: Ahead | None = None
 
     def package(self, name: str) -> Package | None:
         """The installed package of that normalized name, if there is one."""

@@ -12,10 +12,11 @@ print)::
      "base_prefix": "...", "free_threaded": false, "site_packages": ["..."],
      "packages": [{"name", "version", "location", "installer", "direct_url": {...} | null, "requires": ["..."]}],
      "torch": {"path": "...", "version_text": "..."} | null, "problems": ["..."],
-     "added": ["..."], "ahead": ["..."], "torch_ahead": {"path", "version_text"} | null}
+     "added": ["..."],
+     "ahead": {"folders": ["..."], "packages": [...], "torch": {"path", "version_text"} | null, "problems": ["..."]}}
 
 ``added`` are the folders that ``.pth`` files put on the path; ``ahead`` those that ``PYTHONPATH`` puts in front of all
-of it when this Python is started without ``-I``, and ``torch_ahead`` the torch that an import would then find there.
+of it when this Python is started without ``-I``, with what an import would find there first.
 
 Exit status 0 where the line was written.
 """
@@ -208,6 +209,16 @@ def _ahead(folders: list[str]) -> list[str]:
     return [one for one in dict.fromkeys(found) if os.path.realpath(one) not in known]
 
 
+def _read_ahead(folders: list[str]) -> dict[str, Any]:
+    problems: list[str] = []
+    return {
+        "folders": folders,
+        "packages": _packages(folders, problems),
+        "torch": _torch(PathFinder.find_spec("torch", folders), problems) if folders else None,
+        "problems": problems,
+    }
+
+
 def _added(folders: list[str]) -> list[str]:
     """The folders that ``.pth`` files put on the path: neither the interpreter's own nor a folder of packages."""
     own = [os.path.realpath(one) for one in (os.path.dirname(os.__file__), sys.prefix, sys.base_prefix)]
@@ -233,7 +244,6 @@ def main() -> int:
     except (ImportError, ValueError, AttributeError) as error:
         problems.append(f"torch cannot be located: {error}")
         torch = None
-    ahead = _ahead(folders)
     # hasattr: the build without a lock began with 3.13, and asking sysconfig takes 3 ms.
     config = __import__("sysconfig").get_config_var("Py_GIL_DISABLED") if hasattr(sys, "_is_gil_enabled") else None
     answer = {
@@ -248,8 +258,7 @@ def main() -> int:
         "torch": torch,
         "problems": problems,
         "added": _added(folders),
-        "ahead": ahead,
-        "torch_ahead": _torch(PathFinder.find_spec("torch", ahead), []) if ahead else None,
+        "ahead": _read_ahead(_ahead(folders)),
     }
     sys.stdout.write("\nongpu-environment: " + json.dumps(answer) + "\n")
     return 0
