@@ -12,8 +12,7 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marks of the fault table (docs/reliability.md), which benchmarks/faults.py reads."""
-    config.addinivalue_line("markers", "fault(number, ...): the test makes these faults and asserts that they bit")
+    """A mark of one room: the faults that are left to the full pass."""
     config.addinivalue_line("markers", "slow_fault: only in the full pass over the faults, benchmarks/faults.py")
 
 

@@ -67,7 +67,7 @@ class Pretended:
         made = {
             **os.environ,
             "LD_LIBRARY_PATH": str(self.library),
-            "PYTHONPATH": str(GUARD / "faketorch"),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(GUARD / "faketorch"), os.environ.get("PYTHONPATH")))),
             "PYTHONDONTWRITEBYTECODE": "1",
             "NO_COLOR": "1",
             "STANDIN_STATE": str(self.root / "state"),
@@ -79,10 +79,16 @@ class Pretended:
         }
         return {name: value for name, value in made.items() if value}
 
-    def training(self, how: str = "cuda", *, seconds: float = 1.0) -> list[str]:
-        """A training that tells its secret first, as programs do that print their environment."""
+    def training(self, how: str = "cuda", *, seconds: float = 1.0, code: str = "", at: int = 0) -> list[str]:
+        """A training that tells its secret first, as programs do that print their environment.
+
+        ``code`` is run in it at step ``at``; without one, at one that is drawn.
+        """
         script = str(GUARD / "guard_fake_training.py")
-        return ["sh", "-c", 'echo "token=$PRETENDED_API_TOKEN"; exec "$@"', "sh", PYTHON, script, how, f"{seconds:g}"]
+        step = at or self.chance.randrange(2, 20)
+        moment = ["env", f"PRETENDED_CODE={code}", f"PRETENDED_AT={step}"] if code else []
+        told = ["sh", "-c", 'echo "token=$PRETENDED_API_TOKEN"; exec "$@"', "sh"]
+        return [*moment, *told, PYTHON, script, how, f"{seconds:g}"]
 
     def argv(self, command: Sequence[str], *options: str, evidence: str = "ev") -> list[str]:
         """``ongpu run`` of that command."""

@@ -17,7 +17,7 @@ import pytest
 from tests.faults.conftest import Pretended
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="Linux only")]
-fault, slow = pytest.mark.fault, pytest.mark.slow_fault
+slow = pytest.mark.slow_fault
 
 
 def test_what_the_faults_are_done_to_is_proven(pretended: Pretended) -> None:
@@ -28,7 +28,6 @@ def test_what_the_faults_are_done_to_is_proven(pretended: Pretended) -> None:
 # -- 45, 46: signals -------------------------------------------------------------------------------------------------
 
 
-@fault(46)
 def test_a_run_under_nohup_survives_the_hangup(pretended: Pretended) -> None:
     """As ``nohup`` does it: the hangup is ignored, by the supervisor and by what it runs."""
     running = pretended.start(pretended.training(seconds=1.5), before=["sh", "-c", 'trap "" HUP; exec "$@"', "sh"])
@@ -43,7 +42,6 @@ def test_a_run_under_nohup_survives_the_hangup(pretended: Pretended) -> None:
 
 
 @slow
-@fault(45, 46)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_at_any_moment_seals_what_was_seen(pretended: Pretended, number: signal.Signals) -> None:
     running = pretended.start(pretended.training(seconds=20))
@@ -55,7 +53,6 @@ def test_a_signal_at_any_moment_seals_what_was_seen(pretended: Pretended, number
 
 
 @slow
-@fault(45)
 def test_ctrl_c_twice_is_no_more_than_once(pretended: Pretended) -> None:
     running = pretended.start(pretended.training(seconds=20))
     pretended.await_lines(8, running)
@@ -68,7 +65,6 @@ def test_ctrl_c_twice_is_no_more_than_once(pretended: Pretended) -> None:
 
 
 @slow
-@fault(45)
 def test_interrupts_while_it_is_sealed_leave_a_whole_bundle_or_one_to_recover(pretended: Pretended) -> None:
     """From the last record of the command on, at a moment of its own each time; three of them are an insistence."""
     running = pretended.start(pretended.training(seconds=0.3))
@@ -92,7 +88,6 @@ def test_interrupts_while_it_is_sealed_leave_a_whole_bundle_or_one_to_recover(pr
 # -- 47, 48: the supervisor is killed --------------------------------------------------------------------------------
 
 
-@fault(47)
 @pytest.mark.parametrize("part", [pytest.param(n, marks=[slow] if n else []) for n in range(6)])
 def test_a_killed_supervisor_leaves_nothing_alive_and_nothing_proven(pretended: Pretended, part: int) -> None:
     """At a record of its own each time, over the whole length of a journal."""
@@ -107,7 +102,6 @@ def test_a_killed_supervisor_leaves_nothing_alive_and_nothing_proven(pretended: 
 
 
 @slow
-@fault(48)
 def test_a_journal_cut_anywhere_is_never_proven(pretended: Pretended) -> None:
     """What a power cut leaves of a run that would have been proven: 60 cuts of its journal, recovered."""
     pretended.honest()
@@ -123,7 +117,6 @@ def test_a_journal_cut_anywhere_is_never_proven(pretended: Pretended) -> None:
 # -- 49 to 52: the disk and other limits -----------------------------------------------------------------------------
 
 
-@fault(49)
 @slow
 @pytest.mark.parametrize("part", range(4))
 def test_a_disk_that_fills_up_is_told_and_never_proven(pretended: Pretended, part: int) -> None:
@@ -138,7 +131,6 @@ def test_a_disk_that_fills_up_is_told_and_never_proven(pretended: Pretended, par
 
 
 @slow
-@fault(49)
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
 def test_a_really_full_disk(pretended: Pretended) -> None:
     disk = pretended.root / "disk"
@@ -160,7 +152,6 @@ def test_a_really_full_disk(pretended: Pretended) -> None:
 
 
 @slow
-@fault(50)
 @pytest.mark.parametrize("what", ["file", "link", "taken", "below-a-file", "read-only"])
 def test_a_folder_that_cannot_take_evidence_starts_nothing(pretended: Pretended, what: str) -> None:
     target = pretended.root / "ev"
@@ -183,7 +174,6 @@ def test_a_folder_that_cannot_take_evidence_starts_nothing(pretended: Pretended,
 
 
 @slow
-@fault(51)
 def test_two_runs_in_one_folder(pretended: Pretended) -> None:
     first = pretended.start(pretended.training(seconds=2))
     pretended.await_lines(3, first)
@@ -195,7 +185,6 @@ def test_two_runs_in_one_folder(pretended: Pretended) -> None:
 
 
 @slow
-@fault(52)
 def test_too_few_descriptors(pretended: Pretended) -> None:
     few = pretended.chance.randrange(6, 20)
     ran = pretended.run(pretended.training(), before=["bash", "-c", f'ulimit -n {few}; exec "$@"', "bash"])
@@ -205,7 +194,6 @@ def test_too_few_descriptors(pretended: Pretended) -> None:
 
 
 @slow
-@fault(52)
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to cover /proc")
 def test_an_empty_proc(pretended: Pretended) -> None:
     """Another file system over ``/proc``: who runs below whom cannot be read, and no process is found in the tree."""
@@ -221,7 +209,6 @@ def test_an_empty_proc(pretended: Pretended) -> None:
 
 
 @slow
-@fault(53)
 def test_a_wall_clock_that_jumps_changes_nothing(pretended: Pretended) -> None:
     jump = pretended.chance.choice([-7200, -3600, 3600, 86400])
     ran = pretended.run(pretended.training(), variables={"PRETENDED_JUMP_S": str(jump)})
@@ -231,7 +218,6 @@ def test_a_wall_clock_that_jumps_changes_nothing(pretended: Pretended) -> None:
 
 
 @slow
-@fault(54)
 @pytest.mark.parametrize("name", ["emoji \U0001f525", "new\nline", "-dash", "x" * 200, "caf\u00e9"])
 def test_odd_folders_in_a_c_locale(pretended: Pretended, name: str) -> None:
     locale = {"LC_ALL": "C", "LANG": "xx_YY", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -249,7 +235,6 @@ def sampler_of(pretended: Pretended) -> int:
     return found[0]
 
 
-@fault(55)
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=slow)])
 def test_a_sampler_that_dies_hurts_only_the_proof(pretended: Pretended, number: signal.Signals) -> None:
     running = pretended.start(pretended.training(seconds=1.5))
@@ -261,7 +246,6 @@ def test_a_sampler_that_dies_hurts_only_the_proof(pretended: Pretended, number: 
 
 
 @slow
-@fault(56)
 def test_a_sampler_that_is_held_up_loses_nothing(pretended: Pretended) -> None:
     """Two seconds without a reading, as on a starved machine: a gap is no fault, and what is there is judged."""
     running = pretended.start(pretended.training(seconds=4))
@@ -279,7 +263,6 @@ def test_a_sampler_that_is_held_up_loses_nothing(pretended: Pretended) -> None:
 
 
 @slow
-@fault(56)
 def test_a_starved_machine(pretended: Pretended) -> None:
     """Four busy programs for each core."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * (os.cpu_count() or 1))]
@@ -295,7 +278,6 @@ def test_a_starved_machine(pretended: Pretended) -> None:
 # -- 39: nobody listens ----------------------------------------------------------------------------------------------
 
 
-@fault(39)
 @pytest.mark.parametrize(
     "closed", [">&- 2>&- <&-", pytest.param(">/dev/full 2>/dev/full", marks=slow), pytest.param(">&-", marks=slow)]
 )
@@ -306,7 +288,6 @@ def test_streams_that_are_closed_or_full_change_no_verdict(pretended: Pretended,
 
 
 @slow
-@fault(39)
 def test_a_terminal_that_is_closed_in_the_middle(pretended: Pretended) -> None:
     """The window goes, the run was disowned before: it writes to nobody, and is proven."""
     import pty

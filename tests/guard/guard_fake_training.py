@@ -1,4 +1,7 @@
-"""A training in the pretended torch: ``python guard_fake_training.py HOW SECONDS``."""
+"""A training in the pretended torch: ``python guard_fake_training.py HOW SECONDS``.
+
+``PRETENDED_CODE`` is run, here, at step number ``PRETENDED_AT``.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,21 @@ from pathlib import Path
 import torch
 
 how, seconds = sys.argv[1], float(sys.argv[2])
+at, code = int(os.environ.get("PRETENDED_AT", "0")), os.environ.get("PRETENDED_CODE", "")
 torch.cuda.state["initialized"] = how != "cpu"
 torch.cuda.state["broken"] = how == "no-statistics"
 state = Path(os.environ["STANDIN_STATE"])
 if how != "cpu":
     state.with_suffix(".new").write_text(f"{os.getpid()} {(2 << 30) + (600 << 20)}")
     state.with_suffix(".new").replace(state)
-device = "cpu" if how == "cpu" else "cuda:0"
+device = "cpu" if how in {"cpu", "decoy"} else "cuda:0"
 weights = [torch.Tensor(64 << 20, device, requires_grad=True) for _ in range(4)]
 optimizer = torch.optim.Optimizer(weights)
 began, number = time.monotonic(), 0
 while time.monotonic() - began < seconds:
     number += 1
+    if number == at:
+        exec(code)
     if how == "warm-up" and number == 12:
         for weight in weights:
             weight.device = "cpu"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.version  # noqa: F401 - before the rest, as the real one has it
 from torch import autograd, cuda, optim, version
 
 __version__ = "2.11.0+fake"

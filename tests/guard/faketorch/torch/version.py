@@ -1,4 +1,6 @@
-"""As torch's own."""
+"""As torch's own; ``PRETENDED_HIP`` makes it a build for AMD's GPUs."""
+
+import os
 
 cuda = "13.0"
-hip = None
+hip = os.environ.get("PRETENDED_HIP") or None
