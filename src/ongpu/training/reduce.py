@@ -6,7 +6,7 @@ never averaged: the result is the mean over all labels, whatever each rank's sha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -14,8 +14,9 @@ import torch.distributed as dist
 
 from ongpu.training.precision import Weights
 
-_SMALL_BYTES: Final = 1 << 20
-"""Gradients below this are sent together, at the end: alone, each would cost a round trip."""
+BUCKET_BYTES: Final = 64 << 20
+"""Gradients are sent when there is as much of them: each sending costs a round trip, and takes processors from the
+products beside it for longer than its bytes need."""
 
 
 class OneRank:
@@ -44,51 +45,58 @@ class ManyRanks(OneRank):
     micro-steps is summed once, at its end, in the type in which they were accumulated.
     """
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, *, group: Any = None, bucket_bytes: int = BUCKET_BYTES) -> None:
         self._weights = weights
+        self._group, self._bucket_bytes = group or dist.group.WORLD, bucket_bytes
         self._listening = False
         self._works: list[Any] = []
-        self._small: list[Any] = []
+        self._made: list[Any] = []
+        self._made_bytes = 0
         for weight in weights.model.parameters():
             if weight.requires_grad:
-                weight.register_post_accumulate_grad_hook(self._made)
+                weight.register_post_accumulate_grad_hook(self._take)
 
     def backward(self, loss: Any, *, whole: bool) -> None:
         """The backward pass; behind it, where it is the only one, every gradient is the sum over all ranks."""
         self._listening = whole
         try:
             loss.backward()
-            self._finish()
+            if whole:
+                self._finish()
         finally:
             self._listening = False
-            self._works, self._small = [], []
+            self._works, self._made, self._made_bytes = [], [], 0
 
     def close(self, loss: Any, *, whole: bool) -> Any:
         """After the last micro-step: the loss of all ranks, with their gradients in the optimizer's weights."""
         if not whole:
-            self._send(self._weights.gradients())
+            for gradient in self._weights.gradients():
+                self._add(gradient)
             self._finish()
-            self._works, self._small = [], []
         dist.all_reduce(loss)
         return loss
 
-    def _made(self, weight: Any) -> None:
+    def _take(self, weight: Any) -> None:
         # every rank runs the same backward pass, so that all send the same gradients in the same order
         if self._listening:
-            self._send([weight.grad])
+            self._add(weight.grad)
 
-    def _send(self, gradients: Iterable[Any]) -> None:
-        for gradient in gradients:
-            if gradient.nbytes < _SMALL_BYTES:
-                self._small.append(gradient)
-            else:
-                self._works.append(dist.all_reduce(gradient, async_op=True))
+    def _add(self, gradient: Any) -> None:
+        if self._made and gradient.dtype != self._made[0].dtype:
+            self._send()
+        self._made.append(gradient)
+        self._made_bytes += gradient.nbytes
+        if self._made_bytes >= self._bucket_bytes:
+            self._send()
+
+    def _send(self) -> None:
+        """Begin to sum what was made: one operation over many tensors, none of which is copied."""
+        self._works.append(self._group.allreduce_coalesced(self._made))
+        self._made, self._made_bytes = [], 0
 
     def _finish(self) -> None:
-        if self._small:
-            together = torch.cat([gradient.reshape(-1) for gradient in self._small])
-            dist.all_reduce(together)
-            parts = together.split([gradient.numel() for gradient in self._small])
-            torch._foreach_copy_(self._small, [p.view_as(g) for p, g in zip(parts, self._small, strict=True)])
+        if self._made:
+            self._send()
         for work in self._works:
             work.wait()  # on a GPU: the stream waits, not this thread
+        self._works = []
