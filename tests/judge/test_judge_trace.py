@@ -161,7 +161,7 @@ def test_traced_steps_are_left_out_of_the_comparison_with_the_cpu() -> None:
     assert "too few steps" in answer(Trace()), "of the seven after the warm-up, four are slowed by the trace"
 
 
-# -- as recorded on an H100 by tests/guard/test_guard_trace_gpu.py ---------------------------------------------------
+# -- as recorded on H100s by tests/guard/test_guard_trace_gpu.py and test_guard_two_gpus.py ---------------------------
 
 RECORDINGS = Path(__file__).resolve().parents[1] / "recordings" / "trace"
 
@@ -193,6 +193,9 @@ def without_memory(rows: list[Row]) -> list[Row]:
         ("plain_loop", PROVEN, "process", CONFIRMED, "162 kernels in steps 6 to 8"),
         ("reference", PROVEN, "process", CONFIRMED, "1557 kernels in steps 6 to 8"),
         ("graph_replays", PROVEN, "process", CONFIRMED, "324 kernels in replays 2 to 4"),
+        ("two_ranks", PROVEN, "process", CONFIRMED, "rank 0 (process 3112): 153 kernels"),
+        ("two_ranks", PROVEN, "process", CONFIRMED, "rank 1 (process 3113): 153 kernels"),
+        ("kernels_elsewhere", REFUTED, None, CONTRADICTED, "not on GPU-00000000"),
         ("hidden", PROVEN, "device", CONFIRMED, "busy for 95% of these 101 ms"),
         ("idle_tensors", REFUTED, None, CONTRADICTED, "no kernel of process 1247 ran on GPU-"),
     ],
@@ -204,7 +207,7 @@ def test_recorded(name: str, outcome: Outcome, level: str | None, w5: WitnessSta
     assert (state(verdict, "W1"), state(verdict, "W2")) == (CONFIRMED, UNAVAILABLE if name == "hidden" else CONFIRMED)
 
 
-@pytest.mark.parametrize("name", ["plain_loop", "graph_replays", "hidden", "idle_tensors"])
+@pytest.mark.parametrize("name", ["plain_loop", "graph_replays", "hidden", "idle_tensors", "two_ranks"])
 def test_no_line_of_a_recorded_journal_can_be_left_out(name: str) -> None:
     rows = recorded(name)
     del rows[-1][1]["observations"]  # whoever leaves out a line would count anew

@@ -27,7 +27,8 @@ def kernel_trace(role: RoleReadings, pairs: Sequence[Trained]) -> Witness | None
     """The worst of all processes that stepped; ``None`` where no trace was asked for."""
     if role.trace_steps is None:
         return None
-    told = [_of_process(role, source, pairs) for source in role.hooks.values() if source.stepping]
+    sources = sorted(role.hooks.values(), key=lambda one: (one.rank or 0, one.source))
+    told = [_of_process(role, source, pairs) for source in sources if source.stepping]
     if not told:
         told = [(WitnessState.UNAVAILABLE, "no process of the command made an optimizer step of torch's", [])]
     state, reason, seqs = min(told, key=lambda one: _ORDER.index(one[0]))
@@ -106,7 +107,8 @@ def _compare(role: RoleReadings, source: HookSource, trace: TraceRecord, claimed
     busy = max(where[uuid].busy_ns for uuid in claimed) / 1e9
     return WitnessState.CONFIRMED, (
         f"{source.label}: {trace.kernels} kernels in {steps} on {said}, busy for {min(busy / window, 1):.0%} of these "
-        f"{window * 1000:.0f} ms under the profiler, which took {trace.cost_s:.1f} s to start and to read{_most(trace)}"
+        f"{window * 1000:.0f} ms under the profiler, which took {trace.cost_s * 1000:.0f} ms to start and to read"
+        f"{_most(trace)}"
     )
 
 
