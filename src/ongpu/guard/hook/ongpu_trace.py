@@ -4,9 +4,10 @@ Contract: as :mod:`ongpu_witness`, which calls it after every optimizer step whe
 record ``trace`` a process: a digest of bounded size, or why there is none. It waits until the program is warm, traces
 ``wanted`` steps, and leaves the profiler for good. Where the program uses the profiler itself, it stands back at once.
 
-What it costs (figures in docs/reliability.md): the traced steps are slower where a program is bound by its launches, the
-device is waited for before and after them, CUPTI stays loaded. It launches one kernel of its own at the end of the window, a sleep of microseconds: a
-trace without even that one recorded nothing, and then says nothing about the program either.
+What it costs stands in docs/reliability.md: the traced steps are slower where a program is bound by its launches, the
+device is waited for before and after them, CUPTI stays loaded. It launches one kernel of its own at the end of the
+window, a sleep of microseconds: a trace without even that one recorded nothing, and then says nothing about the
+program either.
 """
 
 # ruff: noqa: PLC0415 - imports wait until they are needed: this runs at the start of every Python of the tree
