@@ -318,6 +318,8 @@ def test_doctor_mixed_and_missing_cuda_libraries() -> None:
     assert "nvidia-cudnn-cu13" in titles["CUDA libraries that torch needs are not installed"].reason
     assert "2.28.3" in titles["CUDA libraries are not in the version torch was built with"].reason
     assert "nvidia-cudnn-cu12" in titles["libraries of another CUDA version are installed"].reason
+    by_conda = replace(holds, packages=tuple(replace(one, installer="conda") for one in holds.packages))
+    assert not [one for one in ask(machine("RTX 5090"), by_conda, CODE_130).findings if one.weight is Weight.WARNS]
     on_windows = machine("RTX 5090", os="windows", glibc=None, device_files=None)
     assert not [one for one in ask(on_windows, holds, CODE_130).findings if one.weight is Weight.WARNS]
 

@@ -77,7 +77,8 @@ def extension_findings(environment: Environment, packages: Sequence[PackageRepor
 def library_findings(environment: Environment, machine: Machine) -> Iterator[Finding]:
     """CUDA libraries torch needs and does not find as it wants them, and those of another CUDA version beside them."""
     torch, listed = environment.torch, environment.package("torch")
-    if torch is None or torch.runtime is None or listed is None:
+    # conda's torch takes its libraries from conda's packages, whatever the metadata meant for pip says.
+    if torch is None or torch.runtime is None or listed is None or listed.installer == "conda":
         return
     wanted = list(_cuda_requirements(listed, environment, machine))
     missing = [one for one in wanted if environment.package(_normal(one.name)) is None]
