@@ -87,7 +87,10 @@ def _reason(outcome: Outcome, claims: Sequence[Claim], readings: Readings) -> st
     if outcome is Outcome.PROVEN:
         return f"all {len(required)} required claims are proven"
     first = next(claim for claim in required if claim.outcome is outcome)
-    return f"{first.id} is {outcome.value}: {first.reason}"
+    reason = f"{first.id} is {outcome.value}: {first.reason}"
+    if readings.blocked is not None and readings.roles["train"].start_seq is None:
+        return f"blocked in phase {readings.blocked[1]}, before any training was started; {reason}"
+    return reason
 
 
 def _level(case: Case) -> str:

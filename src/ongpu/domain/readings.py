@@ -85,6 +85,8 @@ class RoleReadings:
         """Why the sampler's lines are not all there; ``None`` when they are."""
         if self.sampler_error is not None:
             return self.sampler_error
+        if self.start_seq is None:
+            return "no command was started"
         if self.expected_sampler_lines is None:
             return "the guard did not close its record"
         whole = self.sampler_end and self.sampler_numbers == list(range(self.expected_sampler_lines))

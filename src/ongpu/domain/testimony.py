@@ -71,6 +71,8 @@ def _inside(role: RoleReadings) -> tuple[WitnessState, str, list[int]]:
         if found:
             return WitnessState.CONTRADICTED, found[1], [found[0]]
     stepping = [source for source in sources if source.stepping]
+    if not sources and role.start_seq is None:
+        return WitnessState.UNAVAILABLE, "no command was started", []
     if not sources:
         reason = (
             "no process of the command said anything: none imported torch where the hook could see it "
