@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import jsonschema
@@ -52,12 +53,52 @@ def test_a_blocked_bundle_becomes_the_text_of_an_issue(tmp_path: Path) -> None:
     assert document["next_step"] == document["block"]["next_step"]
     page = (tmp_path / "ongpu_runs" / "enable" / "blocked.txt").read_text().splitlines()
     assert all(one["text"] in page[one["line"] - 1] for one in document["findings"])
+    folder = tmp_path / "ongpu_runs" / "enable" / "blocked"
+    cause = json.loads((folder / "cause.json").read_text("utf-8"))
+    environment = json.loads((folder / "environment.json").read_text("utf-8"))
+    assert (cause["schema"], cause["cause"], cause["phase"], cause["done"]) == (
+        "ongpu/blocked/1",
+        "no-gpu-visible",
+        "probe",
+        [],
+    )
+    assert cause["not_tried"] and cause["lines"] and "run_id" not in cause
+    assert environment["machine"]["devices"] == [] and environment["not_read"] == ["environment", "torch"]
+    assert secret not in "".join(one.read_text("utf-8") for one in folder.iterdir())
+    assert ongpu(["evidence", "check", bundle], cwd=tmp_path).status == 0
     ran = ongpu(["diagnose", bundle, "--markdown"], cwd=tmp_path, variables={"MY_TOKEN": secret})
+    assert (folder / "report.md").read_text("utf-8") == ran.out
     assert ran.status == 0
     assert ran.out.startswith("# no-gpu-visible in phase probe: ")
     for part in ("## Not tried, and why", "train, compare: not reached", "## Environment", "**Next:**", "run `"):
         assert part in ran.out
     assert secret not in ran.out and str(tmp_path) not in ran.out
+
+
+@pytest.mark.process
+def test_a_zip_of_a_bundle_is_read_as_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    _bundle(folder, "step 1\nRuntimeError: CUDA error: an illegal memory access was encountered\n")
+    with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"one/{path.name}")
+    of_zip = ongpu(["diagnose", "one.zip", "--json"], cwd=tmp_path).document()
+    assert of_zip == ongpu(["diagnose", "one", "--json"], cwd=tmp_path).document()
+    assert (of_zip["cause"], of_zip["source"]) == ("program-error", "training_log.txt")
+    page = ongpu(["diagnose", "one.zip", "--markdown"], cwd=tmp_path).out
+    assert "an illegal memory access" in page and "never sealed" in page
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("member", "message"), [("training_log.txt", "holds no journal.jsonl"), ("../x", "plain name")]
+)
+def test_a_zip_that_is_no_bundle_is_one_message(member: str, message: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(member, "step 1 loss 2\n")
+    ran = ongpu(["diagnose", "a.zip"], cwd=tmp_path)
+    assert (ran.status, message in ran.err, "Next: Unpack it" in ran.err) == (2, True, True)
 
 
 @pytest.mark.process

@@ -147,12 +147,12 @@ def test_an_h100_and_an_adopted_cpu_only_torch(tmp_path: Path) -> None:
 
 def test_evidence_is_never_written_over(tmp_path: Path) -> None:
     first = walked(EnableRequest(), recorded("no_gpu.json", tmp_path))
-    before = {path.name: path.read_bytes() for path in Path(first.bundle).iterdir()}
+    before = {path: path.read_bytes() for path in Path(first.bundle).rglob("*") if path.is_file()}
     second = walked(EnableRequest(), recorded("no_gpu.json", tmp_path))
     assert Path(second.bundle).name == "enable-2"
     with pytest.raises(UsageError, match="never written over"):
         walked(EnableRequest(evidence=Path("ongpu_runs/enable")), recorded("no_gpu.json", tmp_path))
-    assert {path.name: path.read_bytes() for path in Path(first.bundle).iterdir()} == before
+    assert {path: path.read_bytes() for path in Path(first.bundle).rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ _CHUNK_BYTES = 1 << 20
 @command("diagnose")
 def diagnose(
     target: Annotated[
-        str, typer.Argument(metavar="FILE", help="A log file, a bundle's folder, or - for standard input.")
+        str, typer.Argument(metavar="FILE", help="A log file, a bundle (folder or zip), or - for standard input.")
     ],
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the text of an issue: Markdown, secrets removed.")
@@ -38,10 +38,8 @@ def diagnose(
     from ongpu.domain.verdict import Cause
     from ongpu.report.diagnosis import diagnose_document, diagnosis_text
 
-    if target.endswith(".zip") and Path(target).is_file():
-        raise UsageError(f"{target} is an archive.", next_step=f"Unpack it, then name the folder: unzip {target}")
     case: BundleCase | None = None
-    if target != "-" and Path(target).is_dir():
+    if target != "-" and (Path(target).is_dir() or (target.endswith(".zip") and Path(target).is_file())):
         from ongpu.explain import read_case
 
         case = read_case(Path(target))
@@ -73,7 +71,7 @@ def _read(target: str) -> Explanation:
     except OSError as error:
         raise UsageError(
             f"{target} cannot be read: {error.strerror}.",
-            next_step="Name a log file, a bundle's folder, or - for standard input.",
+            next_step="Name a log file, a bundle (folder or zip), or - for standard input.",
         ) from error
 
 

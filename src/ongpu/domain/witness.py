@@ -28,7 +28,7 @@ The run (written by whoever joins the rooms)
 ``text``: a text file taken: ``name``, ``while`` (the ``seq`` of the step it was taken beside)
 ``files``: ``files`` [{``name``, ``size_bytes``, ``sha256``}]: the bundle's files so far; the last list counts
 ``phase``: ``name``, ``outcome``, ``seconds``
-``blocked``: ``phase``, ``cause``, ``lines``, ``next_step``
+``blocked``: ``phase``, ``cause``, ``reason``, ``lines``, ``next_step``, ``done`` (phases), ``not_tried`` (texts)
 ``run.end``: ``end`` (``completed`` | ``failed`` | ``interrupted`` | ``blocked``), ``observations`` (how many
     came before: its own ``seq``; optional). Last, and once. Nothing is proven unless ``end`` is
     ``completed``.

@@ -5,7 +5,7 @@ What the run itself recorded (its ``blocked`` record, its verdict) comes before 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +18,11 @@ from ongpu.evidence.chain import JournalError, scan_journal
 from ongpu.evidence.recompute import recompute
 from ongpu.evidence.statement import JOURNAL_NAME
 from ongpu.explain.log import Explanation, explain
+from ongpu.explain.stored import FolderFiles, LogTail, ZipFiles
 from ongpu.proof.blocked import BLOCKED_PAGE
 
 # The logs of a bundle, the one that was written last first.
 LOGS: Final = ("training_log.txt", "torch_cuda_check.txt", "install_log.txt", BLOCKED_PAGE)
-_MAX_JOURNAL_BYTES: Final = 64 << 20
-_TAIL_BYTES: Final = 1 << 16
-_CHUNK_BYTES: Final = 1 << 20
 _NO_LOG: Final = "(none)"
 _ENVIRONMENT_PAGE: Final = "env_info.txt"
 
@@ -39,15 +37,6 @@ class Block:
     lines: tuple[str, ...]
     next_step: str
     done: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogTail:
-    """One text file of a bundle: its size and its last lines."""
-
-    name: str
-    size_bytes: int
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,19 +64,20 @@ class BundleCase:
         return _first(self.observations, kind)
 
 
-def read_case(folder: Path) -> BundleCase:
-    """Read the bundle in ``folder``, sealed or not. Raises :class:`UsageError` where it is none, or unreadable."""
-    observations = _journal(folder)
-    present = [name for name in LOGS if (folder / name).is_file() and not (folder / name).is_symlink()]
+def read_case(bundle: Path) -> BundleCase:
+    """Read a bundle: a folder, sealed or not, or a zip file. Raises :class:`UsageError` where it cannot be read."""
+    files = FolderFiles(bundle) if bundle.is_dir() else ZipFiles(bundle, names=(*LOGS, _ENVIRONMENT_PAGE))
+    observations = _journal(bundle, files)
+    present = [name for name in LOGS if files.has(name)]
     log = next(iter(present), None)
     try:
-        told = explain(_chunks(folder / log) if log else b"")
-        logs = tuple(_tail(folder / name) for name in present if name != BLOCKED_PAGE)
-        page = _tail(folder / BLOCKED_PAGE).text if BLOCKED_PAGE in present else ""
-        environment = _tail(folder / _ENVIRONMENT_PAGE).text if (folder / _ENVIRONMENT_PAGE).is_file() else None
+        told = explain(files.chunks(log) if log else b"")
+        logs = tuple(files.tail(name) for name in present if name != BLOCKED_PAGE)
+        page = files.tail(BLOCKED_PAGE).text if BLOCKED_PAGE in present else ""
+        environment = files.tail(_ENVIRONMENT_PAGE).text if files.has(_ENVIRONMENT_PAGE) else None
     except OSError as error:
         raise UsageError(
-            f"{error.filename or folder} cannot be read: {error.strerror}.", next_step="Name a bundle you may read."
+            f"{error.filename or bundle} cannot be read: {error.strerror}.", next_step="Name a bundle you may read."
         ) from error
     block = _block(_first(observations, "blocked"))
     verdict = _verdict(observations)
@@ -99,7 +89,7 @@ def read_case(folder: Path) -> BundleCase:
     elif block is not None:
         told = replace(told, diagnosis=replace(told.diagnosis, next_step=block.next_step))
     return BundleCase(
-        folder=folder.name,
+        folder=bundle.name,
         log=log or _NO_LOG,
         told=told,
         block=block,
@@ -112,43 +102,21 @@ def read_case(folder: Path) -> BundleCase:
     )
 
 
-def _journal(folder: Path) -> tuple[Observation, ...]:
-    path = folder / JOURNAL_NAME
+def _journal(bundle: Path, files: FolderFiles | ZipFiles) -> tuple[Observation, ...]:
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= _MAX_JOURNAL_BYTES and path.is_file() else None
+        data = files.journal()
     except OSError as error:
         raise UsageError(
-            f"{folder} is no bundle: its {JOURNAL_NAME} cannot be read ({error.strerror}).",
+            f"{bundle} is no bundle: its {JOURNAL_NAME} cannot be read ({error.strerror}).",
             next_step="Name a bundle's folder, such as ongpu_runs/enable, or a log file.",
         ) from error
-    if data is None:
-        raise UsageError(
-            f"{path} is no file, or larger than {_MAX_JOURNAL_BYTES >> 20} MiB.", next_step="Name a log file instead."
-        )
     try:
         return scan_journal(data).observations
     except JournalError as error:
         raise UsageError(
-            f"{folder} was changed, or is no bundle of ongpu: {error}.",
-            next_step=f"See what is wrong with it: ongpu evidence check {folder}",
+            f"{bundle} was changed, or is no bundle of ongpu: {error}.",
+            next_step=f"See what is wrong with it: ongpu evidence check {bundle}",
         ) from error
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as stream:
-        while part := stream.read(_CHUNK_BYTES):
-            yield part
-
-
-def _tail(path: Path) -> LogTail:
-    with path.open("rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(max(0, size - _TAIL_BYTES))
-        text = stream.read().decode("utf-8", "replace")
-    if size > _TAIL_BYTES:
-        text = text.partition("\n")[2]
-    return LogTail(name=path.name, size_bytes=size, text=text)
 
 
 def _first(observations: Sequence[Observation], kind: str) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ from ongpu.evidence.redact import Redactor, redact_file
 from ongpu.evidence.seal import new_start, seal
 from ongpu.evidence.statement import MANIFEST_NAME
 from ongpu.guard.session import GuardResult, GuardSettings, run_guarded
+from ongpu.proof.blocked_folder import BLOCKED_REPORT, blocked_documents, is_blocked
 from ongpu.proof.doors import Doors
 from ongpu.proof.snapshot import Snapshot
 
@@ -218,15 +219,22 @@ class Bundle:
             ) from error
 
     def _close(self, *, end: str) -> Sealed:
-        self.text("env_info.txt", self._doors.pages.env_info(self.observations()))
+        pages = self._doors.pages
+        observations = self.observations()
+        self.text("env_info.txt", pages.env_info(observations))
+        blocked = is_blocked(observations)
+        for name, text in blocked_documents(observations, self.files()) if blocked else ():
+            self.text(name, text)
         names = self.files()
         self.record("files", {"files": [self._digest(name) for name in names]})
         self.record("run.end", {"end": end})
         observations = self.observations()
         verdict = recompute(observations)
-        pages = self._doors.pages
         self.text("verdict.json", pages.verdict(observations, verdict))
         names += ["README.md", JOURNAL_NAME, "verdict.json"]
+        if blocked:
+            self.text(BLOCKED_REPORT, pages.issue(self.folder))
+            names.append(BLOCKED_REPORT)
         self.text("README.md", pages.readme(observations, verdict, names))
         seal(self.folder, self._journal, verdict=verdict, signer=self._signer)
         return Sealed(folder=self.folder, verdict=verdict)

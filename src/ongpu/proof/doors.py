@@ -35,6 +35,10 @@ class Pages(Protocol):
         """``README.md``."""
         ...
 
+    def issue(self, folder: Path) -> str:
+        """``blocked/report.md``: the bundle in ``folder``, not sealed yet, as the text of an issue."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doors:

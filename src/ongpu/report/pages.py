@@ -12,8 +12,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ongpu import __version__
 from ongpu.domain.foreign import foreign_libraries
 from ongpu.domain.machine import Machine
 from ongpu.domain.plain import plain
@@ -149,6 +151,20 @@ class BundlePages:
             proven=Outcome.PROVEN,
             mark={Outcome.PROVEN: "x", Outcome.REFUTED: " ", Outcome.UNKNOWN: " "},
         )
+
+    def issue(self, folder: Path) -> str:
+        """``blocked/report.md``: what ``diagnose BUNDLE --markdown`` prints. The bundle redacts what it writes."""
+        # The rules are a quarter of a second of every start that is not blocked.
+        from ongpu.explain import read_case  # noqa: PLC0415
+        from ongpu.report.diagnosis import diagnose_document  # noqa: PLC0415
+        from ongpu.report.issue_text import issue_text  # noqa: PLC0415
+
+        try:
+            case = read_case(folder)
+        except UsageError as error:  # a journal larger than a report reads: the bundle is sealed without one
+            return f"No report: {error.message}\n"
+        document = diagnose_document(case.told, source=case.log, case=case)
+        return issue_text(document, redact=str, version=__version__, case=case)
 
     def recovered(
         self, observations: Sequence[Observation], verdict: Verdict, files: Sequence[str]
