@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ongpu.cli.frame import AsJson, command
-from ongpu.errors import UsageError
+from ongpu.cli.keys import signer
+from ongpu.errors import UsageError, WorkError
 
 if TYPE_CHECKING:
     from ongpu.evidence.check import CheckReport
@@ -39,6 +41,12 @@ def check(
     trust: Trust = None,
     nonce: Nonce = None,
     ledger: Ledger = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a JUnit report too.")] = None,
+    result: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write an in-toto verification result of an accepted bundle; new file."),
+    ] = None,
+    sign: Annotated[Path | None, typer.Option(metavar="KEY", help="Sign that result with your key.")] = None,
     as_json: AsJson = False,
 ) -> int:
     """Recompute the verdict from the raw observations and compare; refuse a bundle that was changed.
@@ -49,11 +57,18 @@ def check(
     from ongpu.evidence.show import visible
     from ongpu.report.json_text import to_json
 
+    if sign is not None and result is None:
+        raise UsageError("--sign signs a result, but none is asked for.", next_step="Add --result FILE.")
+    signs = signer(sign)
     if ledger is not None and nonce is None:
         raise UsageError("--ledger is a list of nonces, but no nonce is asked for.", next_step="Add --nonce NONCE.")
     report = examine(bundle, require=require, nonce=nonce, trust=trusted(trust))
     if ledger is not None and nonce is not None:
         _spend(ledger, nonce, report)
+    if junit is not None:
+        from ongpu.report.junit import junit as as_junit
+
+        _write(junit, as_junit(report).encode(), mode="wb")
     if as_json:
         sys.stdout.write(to_json("evidence", report))
     else:
@@ -64,7 +79,26 @@ def check(
             print(f"  problem {problem.obligation}: {visible(problem.text)}")
         for note in (*report.notes, *(f"not shown by it: {words}" for words in report.not_proven)):
             print(f"  {visible(note)}")
+    if result is not None:
+        from ongpu.evidence.check import Answer
+        from ongpu.evidence.result import verification_result
+
+        if report.answer is Answer.ACCEPTED:
+            made = verification_result(report, wall_s=time.time())
+            _write(result, made if signs is None else signs.envelope(made), mode="xb")
+        else:
+            print(f"{result} was not written: the bundle was not accepted.", file=sys.stderr)
     return report.exit_status
+
+
+def _write(path: Path, data: bytes, *, mode: str) -> None:
+    try:
+        with path.open(mode) as stream:
+            stream.write(data)
+    except OSError as error:
+        raise WorkError(
+            f"{path} could not be written: {error.strerror}.", next_step="Name a new file in a folder you may write to."
+        ) from error
 
 
 def trusted(path: Path | None) -> tuple[TrustedKey, ...]:
