@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +142,7 @@ class RealHost:
             glibc=_glibc(),
             executable=sys.executable,
             version=platform.python_version(),
-            free_threaded=bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+            free_threaded=_free_threaded(),
             environment=sys.prefix if sys.prefix != sys.base_prefix else None,
         )
 
@@ -158,6 +157,14 @@ def _file_error(path: str, error: OSError | ValueError) -> DoorError:
             code = "unreadable"
     said = error.strerror if isinstance(error, OSError) else str(error)
     return DoorError(door="file", code=code, reason=f"{path}: {said}")
+
+
+def _free_threaded() -> bool:
+    if not hasattr(sys, "_is_gil_enabled"):  # before 3.13 there was no such build
+        return False
+    import sysconfig  # noqa: PLC0415 - reads 40 KB of settings for one
+
+    return bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 def _glibc() -> str | None:
