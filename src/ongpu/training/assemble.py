@@ -167,6 +167,8 @@ def make_job(
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
+    if policy.kernels.taken:
+        _rehearse(network, optimizer, stream, device=device)
     if policy.recompute.taken:
         network.recompute_blocks()
     if policy.compile.taken:
@@ -195,6 +197,14 @@ def make_job(
         warnings=warnings,
         on_evaluation=on_evaluation,
     )
+
+
+def _rehearse(network: Any, optimizer: AdamW, stream: Stream, *, device: str) -> None:
+    from ongpu.training.rehearse import rehearse  # noqa: PLC0415 - imports Triton
+
+    layout = stream.step(1)[0].to(device).layout
+    assert layout is not None  # our kernels are taken for packed rows
+    rehearse(network.sizes, optimizer, tokens=stream.row_tokens, longest=stream.longest, boundaries=layout.boundaries)
 
 
 def _batches_a_step(config: Config, ranks: Alone) -> int:

@@ -96,6 +96,16 @@ def choose(requested: str, *, hardware: bool | None, variables: Mapping[str, str
         raise
 
 
+def load_libraries(kind: str) -> None:
+    """Have cuBLAS loaded now, while weights are still drawn, and not by the first step."""
+    import torch  # noqa: PLC0415 - as in choose
+
+    if kind == "cuda":
+        for dtype in (torch.bfloat16, torch.float32):
+            square = torch.zeros(64, 64, dtype=dtype, device=kind)
+            torch.addmm(square[0], square, square)
+
+
 def _cuda(variables: Mapping[str, str], local_rank: int) -> Chosen:
     import torch  # noqa: PLC0415 - see choose
 

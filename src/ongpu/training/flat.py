@@ -129,11 +129,23 @@ class FlatAdamW(AdamW):
         return self._norm
 
     @torch.no_grad()
+    def rehearse(self) -> None:
+        """Call the kernels once, with an update that is withheld: nothing changes."""
+        self._blocks.take([self._of.copies[place] for place in self._of.places])
+        self._blocks.norm()
+        self.withhold.fill_(1.0)
+        self._update()
+        self.withhold.zero_()
+
+    @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """One update from the gradients whose norm :meth:`clip` took; ``closure`` is not supported."""
         if closure is not None:
             raise TypeError("this optimizer takes no closure")
         self.step_count += 1 - self.withhold
+        self._update()
+
+    def _update(self) -> None:
         group = self.param_groups[0]
         average, square = self._flat_state
         self._blocks.update(

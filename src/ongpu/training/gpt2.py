@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ongpu.training import weights
 from ongpu.training.attention import Layout, attend
-from ongpu.training.layers import Embedding, NotOfThisShapeError, fused_module, through, unfused
+from ongpu.training.layers import Embedding, NotOfThisShapeError, Sizes, fused_module, through, unfused
 from ongpu.training.loss import head_loss
 
 
@@ -185,9 +185,27 @@ class GPT2(nn.Module):
         hidden = self.transformer(ids, layout)
         return head_loss(hidden, self.transformer.wte.weight, labels, chunk_tokens=chunk_tokens)
 
+    @property
+    def sizes(self) -> Sizes:
+        """What kernels are compiled for."""
+        shape = self.shape
+        return Sizes(
+            width=shape.width,
+            inner=4 * shape.width,
+            heads=shape.heads,
+            keys=shape.heads,
+            head_width=shape.width // shape.heads,
+            vocabulary=shape.vocab_size,
+            layer_norm=True,
+            biases=True,
+            input_bias=True,
+            gated=False,
+            turned=False,
+        )
+
     def unfused(self) -> str:
         """Why the kernels of ``fused.py`` cannot run this model here; empty where they can."""
-        return unfused(self.shape.width // self.shape.heads)
+        return unfused(self.sizes.head_width)
 
     def fuse(self) -> None:
         """Compute packed rows with the kernels of ``fused.py`` from now on; imports Triton."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,26 @@ class Embedding(nn.Module):
     def forward(self, ids: Any) -> Any:
         """The vectors of ``ids``."""
         return functional.embedding(ids, self.weight)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What the kernels of ``kernels.py`` are compiled for."""
+
+    width: int
+    inner: int
+    heads: int
+    keys: int
+    head_width: int
+    vocabulary: int
+    layer_norm: bool
+    """With a mean and a shift; else root-mean-square."""
+    biases: bool
+    """Projections have them."""
+    input_bias: bool
+    """The projection before attention has one."""
+    gated: bool
+    turned: bool
 
 
 def unfused(head_width: int) -> str:

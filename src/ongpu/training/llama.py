@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ongpu.training import weights
 from ongpu.training.attention import Layout, attend
-from ongpu.training.layers import Embedding, NotOfThisShapeError, fused_module, through, unfused
+from ongpu.training.layers import Embedding, NotOfThisShapeError, Sizes, fused_module, through, unfused
 from ongpu.training.loss import head_loss
 
 FAMILY: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -252,6 +252,24 @@ class Llama(nn.Module):
             hidden = self.fused.llama(self.model, ids, layout)
             return self.fused.loss_sum(hidden, self.head, labels, chunk_tokens=chunk_tokens)
         return head_loss(self.model(ids, layout), self.head, labels, chunk_tokens=chunk_tokens)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What kernels are compiled for."""
+        shape = self.shape
+        return Sizes(
+            width=shape.width,
+            inner=shape.inner_width,
+            heads=shape.heads,
+            keys=shape.key_heads,
+            head_width=shape.head_width,
+            vocabulary=shape.vocab_size,
+            layer_norm=False,
+            biases=False,
+            input_bias=shape.input_bias,
+            gated=True,
+            turned=True,
+        )
 
     def unfused(self) -> str:
         """Why the kernels of ``fused.py`` cannot run this model here; empty where they can."""

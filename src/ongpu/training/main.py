@@ -8,6 +8,7 @@ progress bar (on a terminal only) to standard error.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -32,6 +33,7 @@ from ongpu.training.output import Elsewhere, RunFolder
 from ongpu.training.ranks import Alone, join, unexpected
 
 if TYPE_CHECKING:
+    from ongpu.training.assemble import Model
     from ongpu.training.loop import Job
 
 
@@ -132,6 +134,10 @@ def _run(
     if config.kernels != "never" and config.packing and config.precision == "bfloat16":
         compiled.import_ahead(variables)
 
+    # weights are drawn or read while the GPU's context is made: neither holds the interpreter's lock for long
+    aside = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    opened = aside.submit(_open, config)
+    aside.shutdown(wait=False)
     chosen = devices.choose(
         config.device, hardware=devices.nvidia_hardware(), variables=variables, local_rank=ranks.local_rank
     )
@@ -150,8 +156,10 @@ def _run(
     if config.precision == "float32":
         torch.set_float32_matmul_precision("highest")
 
-    source = record_files.load(config.dataset, skip_bad=config.on_bad_record == "skip")
-    model = assemble.make_model(config, source.records, say=console.say)
+    devices.load_libraries(chosen.kind)
+    set_up.done("libraries of the device")
+    source, model, said = opened.result()
+    console.say(*said)
     if config.lora_rank:
         from ongpu.training import lora  # noqa: PLC0415 - imports torch
 
@@ -247,6 +255,15 @@ def _run(
         raise
     saved = "adapter_config.json, adapter_model.safetensors" if config.lora_rank else "config.json, model.safetensors"
     console.say(f"Saved: {folder.path} ({saved}, tokenizer; metrics.jsonl has every step)")
+
+
+def _open(config: Config) -> tuple[record_files.Records, Model, list[str]]:
+    """The data, the model on the CPU, and what is to be said of them."""
+    from ongpu.training import assemble  # noqa: PLC0415 - imports torch
+
+    said: list[str] = []
+    source = record_files.load(config.dataset, skip_bad=config.on_bad_record == "skip")
+    return source, assemble.make_model(config, source.records, say=said.append), said
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ the first tokens of the records and the end, int32; empty records are allowed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -164,30 +165,59 @@ def forward(packed: Any, boundaries: Any, *, longest: int, heads: int, keys: int
     return out, log_sums
 
 
-def backward(
-    packed: Any, boundaries: Any, out: Any, slope: Any, log_sums: Any, *, longest: int, heads: int, keys: int
-) -> Any:
-    """The slope of ``packed``."""
+def backward(packed: Any, boundaries: Any, out: Any, slope: Any, log_sums: Any, **records: int) -> Any:
+    """The slope of ``packed``; ``records`` as for :func:`forward`."""
+    result = torch.empty_like(packed)
+    for part in backward_parts(packed, boundaries, out, slope, log_sums, result=result, **records):
+        part()
+    return result
+
+
+def backward_parts(
+    packed: Any,
+    boundaries: Any,
+    out: Any,
+    slope: Any,
+    log_sums: Any,
+    *,
+    longest: int,
+    heads: int,
+    keys: int,
+    result: Any = None,
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The backward pass' two kernels, to be called in this order; they write into ``result``."""
     tokens, width = packed.shape[0], packed.shape[1] // (heads + 2 * keys)
-    result, means = torch.empty_like(packed), torch.empty_like(log_sums)
+    result, means = torch.empty_like(packed) if result is None else result, torch.empty_like(log_sums)
     sizes = _sizes(heads, keys, width, longest)
     places, scale, factor = (len(boundaries) - 1) * sizes["TILES"], _LOG2_E * width**-0.5, width**-0.5
-    _query_kernel[places, heads](
-        packed,
-        boundaries,
-        out,
-        log_sums,
-        slope,
-        result,
-        means,
-        tokens,
-        scale,
-        factor,
-        **sizes,
-        num_warps=4,
-        num_stages=2,
+    return (
+        lambda: _query_kernel[places, heads](
+            packed,
+            boundaries,
+            out,
+            log_sums,
+            slope,
+            result,
+            means,
+            tokens,
+            scale,
+            factor,
+            **sizes,
+            num_warps=4,
+            num_stages=2,
+        ),
+        lambda: _key_kernel[places, keys](
+            packed,
+            boundaries,
+            log_sums,
+            means,
+            slope,
+            result,
+            tokens,
+            scale,
+            factor,
+            **sizes,
+            num_warps=4,
+            num_stages=1,
+        ),
     )
-    _key_kernel[places, keys](
-        packed, boundaries, log_sums, means, slope, result, tokens, scale, factor, **sizes, num_warps=4, num_stages=1
-    )
-    return result
