@@ -6,13 +6,9 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
@@ -21,64 +17,39 @@ import torch
 from ongpu.errors import UsageError
 from ongpu.training.batches import HeldOut, Stream
 from ongpu.training.data import Example
+from ongpu.training.dataset import jsonl
 from ongpu.training.main import main
 from ongpu.training.place import Place
+from tests.training import training_ranks_jobs as ranks
+from tests.training.training_ranks_jobs import losses, series
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.process, pytest.mark.network]
-LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 
-# one after the other, each with a store of its own: importing torch once a process is what keeps this quick
-_JOBS = """
-import json, os, sys
-from ongpu.training.main import main
-for port, ranks in json.loads(sys.argv[1]):
-    os.environ["MASTER_PORT"] = str(port)
-    print("STATUS", main(ranks[int(os.environ["RANK"])]), flush=True)
-"""
-
-
-def start(jobs: Sequence[Sequence[Sequence[object]]]) -> list[subprocess.Popen[str]]:
-    """A process a rank; each runs all ``jobs``, which have the arguments of every rank."""
-    plan = json.dumps([(free_port(), [[*map(str, rank)] for rank in job]) for job in jobs])
-    size = len(jobs[0])
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "MASTER_ADDR": "127.0.0.1"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", _JOBS, plan],
-            env={**common, "WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank), **LOOPBACK},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-
-
-def finish(children: Sequence[subprocess.Popen[str]]) -> list[tuple[list[int], str, str]]:
-    """For each rank: its statuses, and what it wrote to both streams."""
-    try:
-        ended = [child.communicate(timeout=90) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    return [
-        ([int(line.split()[1]) for line in out.splitlines() if line.startswith("STATUS")], out, err)
-        for out, err in ended
-    ]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+COMMON: dict[str, object] = {
+    "max_steps": 4, "save_every": 2, "eval_fraction": 0.1, "eval_every": 2, "learning_rate": 3e-3,
+}  # fmt: skip
+SHAPE: dict[str, object] = {
+    "model_type": "llama", "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True, "eos_token_id": 0,
+}  # fmt: skip
+WAYS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "parts": {"parallel": "fsdp"},
+    "half": {"precision": "bfloat16", "packing": True, "batch_size": 1, "grad_accumulation_steps": 2},
+}
 
 
 def config(folder: Path, name: str, **changes: object) -> Path:
-    values: dict[str, object] = {"batch_size": 2, "max_seq_length": 32, "vocab_size": 400, "tensorboard": False}
-    path = folder / f"{name}.yaml"
-    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in {**values, **changes}.items()))
-    return path
+    """A small model and few records, made in ``folder``."""
+    shape, data = folder / "shape/config.json", folder / "data.jsonl"
+    shape.parent.mkdir(exist_ok=True)
+    shape.write_text(json.dumps(SHAPE))
+    data.write_bytes(b"".join(jsonl().splitlines(keepends=True)[:60]))
+    values = {"batch_size": 2, "max_seq_length": 32, "vocab_size": 400, "tensorboard": False, "weights": "random"}
+    return ranks.config(
+        folder, name, **{"model": str(shape.parent), "dataset": str(data), "max_steps": 40, **values, **changes}
+    )
 
 
 def options(config: Path, out: Path, *more: object) -> list[object]:
@@ -87,24 +58,6 @@ def options(config: Path, out: Path, *more: object) -> list[object]:
 
 def alone(*given: object) -> int:
     return main([str(one) for one in given])
-
-
-def series(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(folder: Path) -> list[float]:
-    return [one["loss"] for one in series(folder)]
-
-
-COMMON: dict[str, object] = {
-    "max_steps": 4, "save_every": 2, "eval_fraction": 0.1, "eval_every": 2, "learning_rate": 3e-4,
-}  # fmt: skip
-WAYS: dict[str, dict[str, object]] = {
-    "plain": {},
-    "parts": {"parallel": "fsdp"},
-    "half": {"precision": "bfloat16", "packing": True, "batch_size": 1, "grad_accumulation_steps": 2},
-}
 
 
 @dataclass(frozen=True)
@@ -118,12 +71,14 @@ class Ended:
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """Every job of this module that needs two ranks and ends by itself."""
+    """What two ranks did: all in the same two processes, the last of which is killed."""
+    if os.name == "nt":
+        pytest.skip("POSIX signals")
     folder = tmp_path_factory.mktemp("ranks")
-    job, nan = config(folder, "job", max_steps=40), config(folder, "nan", learning_rate=1e30, max_grad_norm=0)
+    job, nan = config(folder, "job"), config(folder, "nan", learning_rate=1e30, max_grad_norm=0)
     (folder / "taken").mkdir()
     (folder / "taken/config.json").write_text("{}")
-    jobs: dict[str, Sequence[Sequence[object]]] = {
+    jobs: dict[str, ranks.Job] = {
         "no gpu": [options(job, folder / "a"), [*options(job, folder / "a"), "--device", "cuda"]],
         "taken": [options(job, folder / "taken")] * 2,
         "two seeds": [options(job, folder / "b", "--seed", seed) for seed in (1, 2)],
@@ -134,15 +89,28 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
         jobs[name] = [options(config(folder, name, **COMMON, **way), folder / name)] * 2
     jobs["begun"] = [options(folder / "plain.yaml", folder / "again", "--max_steps", 2)] * 2
     jobs["resumed"] = [options(folder / "plain.yaml", folder / "again", "--resume", "--parallel", "fsdp")] * 2
-    first, second = finish(start(list(jobs.values())))
-    assert len(first[0]) == len(second[0]) == len(jobs), first[2] + second[2]
-    statuses = dict(zip(jobs, zip(first[0], second[0], strict=True), strict=True))
+    long = config(folder, "long", max_steps=20_000, log_every=1)
+    jobs["signal"] = [options(long, folder / "long")] * 2
+    jobs["killed"] = [options(long, folder / "long", "--resume")] * 2
+    children = ranks.start(list(jobs.values()))
+    said = ranks.read_until(children[0], "step 1/20000")
+    children[1].send_signal(signal.SIGTERM)
+    said += ranks.read_until(children[0], "Resuming after step")
+    said += ranks.read_until(children[0], "step ")
+    children[1].kill()
+    first, second = ranks.finish(children)
+    of_first = [int(line.split()[1]) for line in said if line.startswith("STATUS")] + first[0]
+    assert len(of_first) == len(second[0]) + 1 == len(jobs), first[2] + second[2]
+    statuses = dict(zip(jobs, zip(of_first, [*second[0], -signal.SIGKILL], strict=True), strict=True))
     return Ended(folder=folder, statuses=statuses, errors=(first[2], second[2]))
 
 
 def test_a_rank_that_cannot_go_on_stops_all_with_its_reason(ended: Ended) -> None:
     failed = {name: both for name, both in ended.statuses.items() if both != (0, 0)}
-    assert failed == {"no gpu": (3, 3), "taken": (2, 2), "two seeds": (2, 2), "nan": (1, 1), "unknown": (2, 2)}
+    assert failed == {
+        "no gpu": (3, 3), "taken": (2, 2), "two seeds": (2, 2), "nan": (1, 1), "unknown": (2, 2),
+        "signal": (130, 130), "killed": (3, -9),
+    }  # fmt: skip
     said = "".join(ended.errors)
     assert "Traceback" not in said
     assert "frame #" not in said, "the store was closed under a rank that still asked it"
@@ -165,7 +133,7 @@ def test_two_ranks_have_the_series_of_one_process_with_both_their_batches(
     ended: Ended, tmp_path: Path, name: str
 ) -> None:
     way, two = WAYS[name], ended.folder / name
-    path = config(tmp_path, "one", **{**COMMON, **way, "batch_size": 4, "grad_accumulation_steps": 1})
+    path = config(ended.folder, f"{name}-alone", **{**COMMON, **way, "batch_size": 4, "grad_accumulation_steps": 1})
     assert alone(*options(path, tmp_path / "one", "--parallel", "auto")) == 0
     near = 2e-2 if way.get("precision") else 1e-5
     expected, found = series(tmp_path / "one"), series(two)
@@ -185,34 +153,18 @@ def test_a_run_is_resumed_in_parts_or_by_another_number_of_ranks(ended: Ended, t
     out = tmp_path / "out"
     shutil.copytree(ended.folder / "plain", out)
     shutil.rmtree(out / "checkpoints/step-000004")
-    path = config(tmp_path, "one", **{**COMMON, "batch_size": 4})  # one process, as many records a step
+    path = config(ended.folder, "one", **{**COMMON, "batch_size": 4})  # one process, as many records a step
     assert alone(*options(path, out, "--resume")) == 0
     assert losses(out) == pytest.approx(losses(ended.folder / "plain"), rel=1e-5)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_a_killed_one_is_missed(tmp_path: Path) -> None:
-    path, out = config(tmp_path, "job", max_steps=2000, log_every=1), tmp_path / "out"
-    children = start([[options(path, out)] * 2, [options(path, out, "--resume")] * 2])
-    read_until(children[0], "step 1/")
-    children[1].send_signal(signal.SIGTERM)
-    read_until(children[0], "Resuming after step")
-    read_until(children[0], "step ")
+def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_a_killed_one_is_missed(ended: Ended) -> None:
+    out, said = ended.folder / "long", "".join(ended.errors)
     last = json.loads((out / "run.json").read_text())["resumed_from_step"]
     assert last > 0
-    children[1].kill()
-    first, second = finish(children)
-    assert (first[0][-1], second[0]) == (3, [130])
-    assert (first[2] + second[2]).count(f"Stopped by a signal after step {last} of 2000") == 1
-    assert "error [multi-gpu-comm]: rank 0 of 2: The ranks cannot talk to each other" in first[2]
+    assert said.count(f"Stopped by a signal after step {last} of 20000") == 1
+    assert "error [multi-gpu-comm]: rank 0 of 2: The ranks cannot talk to each other" in ended.errors[0]
     assert series(out)[-1]["step"] > last
-
-
-def read_until(child: subprocess.Popen[str], beginning: str) -> None:
-    assert child.stdout is not None
-    for line in child.stdout:
-        if line.startswith(beginning):
-            return
 
 
 def test_a_place_is_read_whole_or_refused() -> None:

@@ -1,143 +1,159 @@
-"""Two GPUs that train as one. Run there with ``pytest tests/training/test_training_ranks_gpu.py``."""
+"""Two GPUs that train as one. Run there with ``pytest tests/training/test_training_ranks_gpu.py``; about a minute.
+
+Everything but the rank that runs out of memory is started at once: what takes the time are imports and waiting.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
-import socket
 import subprocess
-import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "training/run_train_torch.py"
+from tests.training import training_ranks_jobs as ranks
+
 pytestmark = pytest.mark.gpu
 
+COMMON: dict[str, object] = {"batch_size": 4, "max_steps": 12, "tensorboard": False, "learning_rate": 3e-4}
+HALF: dict[str, object] = {"precision": "bfloat16", "packing": True, "max_seq_length": 200}
+WAYS: dict[str, tuple[dict[str, object], float]] = {
+    "float32": ({"cuda_graph": "never"}, 1e-4),
+    "parts": ({"parallel": "fsdp"}, 1e-4),
+    "kernels": (HALF, 1e-2),
+    "plain": ({**HALF, "kernels": "never"}, 1e-2),
+    "recorded": ({**HALF, "cuda_graph": "always"}, 1e-2),
+    "half-parts": ({**HALF, "parallel": "fsdp"}, 1e-2),
+    "micro-steps": ({"precision": "bfloat16", "grad_accumulation_steps": 2}, 1e-2),
+}
+SAVED: dict[str, object] = {"save_every": 6, "precision": "bfloat16"}
+WITHOUT = {"no gpu": ("0,1", ""), "shared": ("0", "0")}
+"""The GPUs each rank sees."""
 
-@pytest.fixture(autouse=True)
-def _two_gpus() -> None:
+
+def options(config: Path, out: Path, *more: object) -> list[object]:
+    return ["--config", config, "--output", out, "--device", "cuda", *more]
+
+
+@dataclass(frozen=True)
+class Started:
+    """Processes that are under way, and where they write."""
+
+    folder: Path
+    two: list[subprocess.Popen[str]]
+    one: list[subprocess.Popen[str]]
+    without: dict[str, list[subprocess.Popen[str]]]
+    killed: list[subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
+    folder = tmp_path_factory.mktemp("ranks")
+    both: list[ranks.Job] = []
+    alone: list[ranks.Job] = []
+    for name, (way, _) in WAYS.items():
+        two = ranks.config(folder, name, **COMMON, **way)
+        one = ranks.config(folder, f"{name}-alone", **{**COMMON, **way, "batch_size": 8, "parallel": "auto"})
+        both.append([options(two, folder / name)] * 2)
+        alone.append([options(one, folder / f"{name}-alone")])
+    saved = ranks.config(folder, "saved", **COMMON, **SAVED)
+    both.append([options(saved, folder / "saved")] * 2)
+    both.append([options(saved, folder / "begun", "--max_steps", 6)] * 2)
+    both.append([options(saved, folder / "begun", "--resume")] * 2)
+    long = ranks.config(folder, "long", **{**COMMON, "max_steps": 100_000, "log_every": 1})
+    without = {
+        name: ranks.start(
+            [[options(long, folder / name)] * 2], of_rank=[{"CUDA_VISIBLE_DEVICES": gpus} for gpus in visible]
+        )
+        for name, visible in WITHOUT.items()
+    }
+    everything = Started(
+        folder=folder,
+        two=ranks.start(both),
+        one=ranks.start(alone),
+        without=without,
+        killed=ranks.start([[options(long, folder / "killed")] * 2]),
+    )
+    yield everything
+    for child in itertools.chain(everything.two, everything.one, everything.killed, *without.values()):
+        child.kill()
+        child.communicate()
 
 
-def config(folder: Path, name: str, **changes: object) -> Path:
-    values: dict[str, object] = {"batch_size": 4, "max_steps": 12, "tensorboard": False, "learning_rate": 3e-4}
-    path = folder / f"{name}.yaml"
-    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in {**values, **changes}.items()))
-    return path
+@pytest.fixture(scope="module")
+def ended(started: Started) -> list[tuple[list[int], str, str]]:
+    """The two ranks and the one process, when they are done."""
+    return [*ranks.finish(started.two), *ranks.finish(started.one)]
 
 
-def train(config: Path, out: Path, *more: object, ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launcher, SCRIPT, "--config", config, "--output", out, "--device", "cuda", *more]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120, check=False)
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_rank_without_a_gpu_of_its_own_stops_all(started: Started, name: str) -> None:
+    cause, word = {
+        "no gpu": ("no-gpu-visible", "rank 1 of 2: "),
+        "shared": ("multi-gpu-comm", "Ranks 0 and 1 were both given GPU-"),
+    }[name]
+    first, second = ranks.finish(started.without[name])
+    errors = first[2] + second[2]
+    assert (first[0], second[0]) == ([3], [3]), errors
+    assert f"error [{cause}]" in errors
+    assert word in errors
+    assert errors.count("next: ") == 1
+    assert not (started.folder / name).exists()
 
 
-def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def test_a_killed_rank_does_not_leave_the_other_hanging(started: Started) -> None:
+    said = "".join(ranks.read_until(started.killed[0], "step 5/"))
+    started.killed[1].kill()
+    first, _ = ranks.finish(started.killed)
+    assert "step 5/" in said, first[2]
+    assert first[0][0] in {1, 3}, first[2]
+    assert "rank 1" in first[2] or "multi-gpu-comm" in first[2]
 
 
-@pytest.mark.parametrize(
-    ("way", "near"),
-    [
-        ({"cuda_graph": "never"}, 1e-4),
-        ({"parallel": "fsdp"}, 1e-4),
-        ({"precision": "bfloat16", "packing": True, "max_seq_length": 200}, 1e-2),
-        ({"precision": "bfloat16", "packing": True, "max_seq_length": 200, "kernels": "never"}, 1e-2),
-        ({"precision": "bfloat16", "packing": True, "max_seq_length": 200, "cuda_graph": "always"}, 1e-2),
-        ({"precision": "bfloat16", "packing": True, "max_seq_length": 200, "parallel": "fsdp"}, 1e-2),
-        ({"precision": "bfloat16", "grad_accumulation_steps": 2}, 1e-2),
-    ],
-    ids=["float32", "parts", "kernels", "plain", "recorded", "half-parts", "micro-steps"],
-)
+@pytest.mark.parametrize("name", WAYS)
 def test_two_gpus_have_the_series_of_one_with_both_their_batches(
-    tmp_path: Path, way: dict[str, Any], near: float
+    started: Started, ended: list[tuple[list[int], str, str]], name: str
 ) -> None:
-    ended = train(config(tmp_path, "two", **way), tmp_path / "two")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    one = config(tmp_path, "one", **{**way, "batch_size": 8, "parallel": "auto"})
-    alone = train(one, tmp_path / "one", ranks=1)
-    assert alone.returncode == 0, alone.stdout + alone.stderr
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=near)
-    facts = json.loads((tmp_path / "two/run.json").read_text())
+    place, (way, near) = list(WAYS).index(name), WAYS[name]
+    for statuses, out, err in ended:
+        assert statuses[place : place + 1] == [0], out + err
+    two, one = started.folder / name, started.folder / f"{name}-alone"
+    assert ranks.losses(two) == pytest.approx(ranks.losses(one), rel=near)
+    facts: dict[str, Any] = json.loads((two / "run.json").read_text())
     assert len({rank["uuid"] for rank in facts["ranks"]}) == 2
     assert all(rank["uuid"].startswith("GPU-") for rank in facts["ranks"])
-    assert all(f"Rank {rank} of 2: " in ended.stdout for rank in range(2))
+    assert all(f"Rank {rank} of 2: " in ended[0][1] for rank in range(2))
     if "cuda_graph" in way:
         assert facts["step_recorded"] is (way["cuda_graph"] == "always")
 
 
-def test_two_gpus_resume_what_they_began(tmp_path: Path) -> None:
-    path = config(tmp_path, "job", save_every=6, precision="bfloat16", packing=True)
-    assert train(path, tmp_path / "straight").returncode == 0
-    assert train(path, tmp_path / "out", "--max_steps", 12, "--seed", 42).returncode == 0
-    (tmp_path / "out/checkpoints/step-000012").rename(tmp_path / "aside")
-    ended = train(path, tmp_path / "out", "--resume")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "straight"), rel=1e-2)
+def test_two_gpus_resume_what_they_began(started: Started, ended: list[tuple[list[int], str, str]]) -> None:
+    for statuses, out, err in ended[:2]:
+        assert statuses[len(WAYS) :] == [0, 0, 0], out + err
+    assert "Resuming after step 6" in ended[0][1]
+    begun, straight = (ranks.losses(started.folder / name) for name in ("begun", "saved"))
+    assert len(begun) == len(straight) == 12
+    assert begun == pytest.approx(straight, rel=1e-2)
 
 
-def spawn(config: Path, out: Path, *visible: str) -> list[subprocess.Popen[str]]:
-    """A process a rank without a launcher that would end the others; ``visible`` are the GPUs each sees."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = str(one.getsockname()[1])
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(len(visible))}
-    command = [*map(str, [sys.executable, SCRIPT, "--config", config, "--output", out, "--device", "cuda"])]
-    return [
-        subprocess.Popen(
-            command,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "CUDA_VISIBLE_DEVICES": gpus},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank, gpus in enumerate(visible)
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("visible", "cause", "word"),
-    [
-        (("0,1", ""), "no-gpu-visible", "rank 1 of 2: "),
-        (("0", "0"), "multi-gpu-comm", "Ranks 0 and 1 were both given GPU-"),
-    ],
-)
-def test_a_rank_without_a_gpu_of_its_own_stops_all(
-    tmp_path: Path, visible: tuple[str, ...], cause: str, word: str
-) -> None:
-    children = spawn(config(tmp_path, "job"), tmp_path / "out", *visible)
-    errors = "".join(child.communicate(timeout=60)[1] for child in children)
-    assert [child.returncode for child in children] == [3, 3]
-    assert f"error [{cause}]" in errors
-    assert word in errors
-    assert errors.count("next: ") == 1
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("how", ["killed", "out of memory"])
-def test_a_rank_that_fails_in_the_middle_does_not_leave_the_other_hanging(tmp_path: Path, how: str) -> None:
-    path = config(tmp_path, "job", max_steps=100_000, log_every=1, model="gpt2")
-    first, second = children = spawn(path, tmp_path / "out", "0,1", "0,1")
-    held = None
-    if how == "out of memory":  # leave the second rank room for the model, not for its gradients
-        free, _ = torch.cuda.mem_get_info(1)
-        held = torch.empty(free - (2 << 30), dtype=torch.uint8, device="cuda:1")
-    assert first.stdout is not None
-    if how == "killed":
-        for line in first.stdout:
-            if line.startswith("step 5/"):
-                break
-        second.kill()
-    ended = [child.communicate(timeout=60)[1] for child in children]
-    del held
-    torch.cuda.empty_cache()
-    if how == "killed":
-        assert first.returncode in {1, 3}, ended[0]
-        assert "rank 1" in ended[0] or "multi-gpu-comm" in ended[0]
-    else:
-        assert [first.returncode, second.returncode] == [3, 3], ended
-        assert "error [out-of-memory]: rank 1 of 2: " in ended[1]
-        assert "error" not in ended[0]
+def test_a_rank_out_of_memory_stops_all(started: Started, ended: list[tuple[list[int], str, str]]) -> None:
+    assert ended  # the others are done: memory is taken here
+    large = {**COMMON, "model": "gpt2", "batch_size": 32, "max_seq_length": 512}
+    path = ranks.config(started.folder, "large", **large)
+    free, _ = torch.cuda.mem_get_info(1)
+    held = torch.empty(free - (3 << 30), dtype=torch.uint8, device="cuda:1")
+    try:
+        first, second = ranks.finish(ranks.start([[options(path, started.folder / "large")] * 2]))
+    finally:
+        del held
+        torch.cuda.empty_cache()
+    assert (first[0], second[0]) == ([3], [3]), first[2] + second[2]
+    assert "error [out-of-memory]: rank 1 of 2: " in second[2]
+    assert "error" not in first[2]
