@@ -20,9 +20,9 @@ pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", r
 slow = pytest.mark.slow_fault
 
 
+@slow
 def test_what_the_faults_are_done_to_is_proven(pretended: Pretended) -> None:
     pretended.honest()
-    assert "<redacted:PRETENDED_API_TOKEN>" in (pretended.root / "honest" / "training_log.txt").read_text()
 
 
 # -- 45, 46: signals -------------------------------------------------------------------------------------------------
@@ -39,6 +39,7 @@ def test_a_run_under_nohup_survives_the_hangup(pretended: Pretended) -> None:
     _, err = running.communicate(timeout=60)
     assert (running.returncode, pretended.outcome()) == (0, "proven"), err.decode()
     assert pretended.records()[-1]["data"]["end"] == "completed"  # type: ignore[index]
+    assert "<redacted:PRETENDED_API_TOKEN>" in (pretended.root / "ev" / "training_log.txt").read_text()
 
 
 @slow
