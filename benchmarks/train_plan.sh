@@ -16,11 +16,11 @@ small="--set batch_size=4"
 gpt2="--set batch_tokens=32768 --set kernels=always"
 llama="--model llama1b --warmup 5 --steps 20 --set batch_tokens=16384 --set learning_rate=1.0e-4 --set kernels=always"
 case "$plans" in *job50*) cat >> "$plan" <<PLAN ;; esac
-# ---- the 50-step job: 4 records a step; kernels on a machine that never compiled them, and on one that did
+# ---- the 50-step job: 4 records a step; as the policy chooses, with our kernels compiled first, and compiled before
 job50.bare_import       | 60|python3 $here/train_bare.py
-job50.ours_cold         | 90|$peer $small
+job50.ours              | 90|$peer $small
 job50.ours_kernels_cold | 90|$peer $small --set kernels=always
-job50.ours_kernels_warm | 90|CACHE=job50.ours_kernels_cold $peer $small
+job50.ours_kernels_warm | 90|CACHE=job50.ours_kernels_cold $peer $small --set kernels=always
 job50.ours_fp32_s64     | 90|$peer $small --set packing=false --set precision=float32 --set max_seq_length=64 --set vocab_multiple=1 --set learning_rate=2.0e-5 --set weight_decay=0.01 --semantics truncated-64
 job50.bare_import_again | 60|python3 $here/train_bare.py
 PLAN

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
 
-from ongpu.training import compiled, gpt2, policy
+from ongpu.training import gpt2, policy
 from ongpu.training.batches import Stream
 from ongpu.training.config import Config
 from ongpu.training.data import IGNORED, Example
@@ -37,47 +36,27 @@ def test_when_a_step_is_recorded(*, changes: dict[str, object], device: str, nat
 
 
 @pytest.mark.parametrize(
-    ("changes", "compiled", "team", "taken"),
+    ("changes", "taken"),
     [
-        ({}, False, False, True),
-        ({"max_steps": 50}, False, False, False),
-        ({"max_steps": 50}, True, False, True),
-        ({"max_steps": 50}, True, True, False),  # ranks must choose alike
-        ({"max_steps": 50, "kernels": "always"}, False, False, True),
-        ({"kernels": "never"}, True, False, False),
-        ({"precision": "float32"}, True, False, False),
-        ({"packing": False}, True, False, False),
-        ({"compile": "always"}, True, False, False),
+        ({}, True),
+        ({"max_steps": 50}, False),
+        ({"max_steps": 50, "kernels": "always"}, True),
+        ({"kernels": "never"}, False),
+        ({"precision": "float32"}, False),
+        ({"packing": False}, False),
+        ({"compile": "always"}, False),
     ],
 )
-def test_when_kernels_of_our_own_are_taken(
-    *, changes: dict[str, object], compiled: bool, team: bool, taken: bool
-) -> None:
+@pytest.mark.parametrize("team", [False, True])
+def test_when_kernels_of_our_own_are_taken(*, changes: dict[str, object], team: bool, taken: bool) -> None:
     base = dataclasses.replace(Config(), precision="bfloat16", packing=True, max_steps=1000)
     config = dataclasses.replace(base, **changes)  # type: ignore[arg-type]
     others = policy.Team(weights=1, memory_bytes=1 << 36) if team else None
-    found = policy.choose(config, device="cuda", native=True, compiled=compiled, team=others)
+    found = policy.choose(config, device="cuda", native=True, team=others)
     assert found.kernels.taken is taken
     assert found.kernels.reason
-    assert not policy.choose(config, device="cpu", native=True, compiled=compiled).kernels.taken
-    assert not policy.choose(config, device="cuda", native=True, compiled=compiled, unfused="why").kernels.taken
-
-
-def test_a_mark_is_for_one_model_torch_and_gpu_and_one_folder(tmp_path: Path) -> None:
-    def mark(**changes: object) -> Path:
-        settings = {"shape": (1, 2), "longest": 8, "torch_version": "2.11.0", "gpu": "H100", **changes}
-        return compiled.mark({"TRITON_CACHE_DIR": str(tmp_path / "cache")}, **settings)  # type: ignore[arg-type]
-
-    assert not mark().exists()
-    compiled.leave(mark())
-    assert mark().exists()
-    others = [mark(shape=(1, 3)), mark(longest=9), mark(torch_version="2.12.0"), mark(gpu="RTX 5090")]
-    assert not any(other.exists() for other in others)
-    assert compiled.mark({"TRITON_HOME": str(tmp_path)}, shape=1, longest=1, torch_version="", gpu="").parent == (
-        tmp_path / ".triton" / "cache"
-    )
-    (tmp_path / "file").touch()
-    compiled.leave(tmp_path / "file" / "below")  # cannot be written, and nothing is said
+    assert not policy.choose(config, device="cpu", native=True).kernels.taken
+    assert not policy.choose(config, device="cuda", native=True, unfused="why").kernels.taken
 
 
 def test_a_short_job_is_never_compiled_cold() -> None:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ongpu.domain.verdict import Cause
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError, WorkError
-from ongpu.training import compiled
 from ongpu.training import config as configuration
 from ongpu.training import device as devices
 from ongpu.training import records as record_files
@@ -131,8 +130,6 @@ def _run(
     from ongpu.training import assemble, loop, policy  # noqa: PLC0415 - imports torch
 
     set_up.done("import torch")
-    if config.kernels != "never" and config.packing and config.precision == "bfloat16":
-        compiled.import_ahead(variables)
 
     # weights are drawn or read while the GPU's context is made: neither holds the interpreter's lock for long
     aside = concurrent.futures.ThreadPoolExecutor(max_workers=1)
@@ -176,19 +173,11 @@ def _run(
     if config.lora_rank:
         unfused = "they do not know LoRA's adapters"
     team = policy.Team(weights=weights, memory_bytes=chosen.memory_bytes) if ranks.world_size > 1 else None
-    kernels_mark = compiled.mark(
-        variables,
-        shape=getattr(model.network, "shape", None),
-        longest=max(len(example.ids) for example in examples),
-        torch_version=str(torch.__version__),
-        gpu=chosen.title,
-    )
     policies = policy.choose(
         config,
         device=chosen.kind,
         native=model.native,
         unfused=unfused,
-        compiled=kernels_mark.exists(),
         team=team,
     )
     if asked.explain:
@@ -240,8 +229,6 @@ def _run(
     try:
         with _named_failures(chosen.kind, variables), ranks.blamed():
             figures = _steps(job, console, done=done, set_up=set_up)
-            if policies.kernels.taken:
-                compiled.leave(kernels_mark)
             saving = time.perf_counter()
             loop.refuse_drift(job, config.max_steps)
             job.weights.restore()

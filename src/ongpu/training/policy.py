@@ -11,9 +11,9 @@ GRAPH_FROM_STEPS: Final = 10
 """Recording costs about three steps; below this it is not earned back with a margin."""
 GRAPH_MICRO_STEPS: Final = 8
 """A recorded step holds every micro-step, and its size grows with them."""
-KERNELS_FROM_STEPS: Final = 200
-"""Importing Triton and compiling all kernels of a step took 3 to 4 s on one H100 (2026-11-22), where they saved 2 ms of
-a step of 4 records and 30 ms of one of 32,000 tokens."""
+KERNELS_FROM_STEPS: Final = 300
+"""Importing Triton and loading its kernels took 0.8 s on one H100 (2026-11-22), and 3 s more where they were not yet
+compiled. They saved 2.5 ms of a step of 4 records and 37 ms of one of 32,768 tokens, both GPT-2 124M."""
 COMPILE_FROM_STEPS: Final = 2000
 """Compiling cold took about 30 s on one H100 for GPT-2 124M (2026-11-22), where it saved 1.7 ms of a step of
 4 records and more of larger ones."""
@@ -76,20 +76,16 @@ def choose(
     device: str,
     native: bool,
     unfused: str = "",
-    compiled: bool = False,
     team: Team | None = None,
 ) -> Policy:
     """Decide from the configuration, the device, whether the model is one of ours, and who else trains.
 
-    ``unfused`` says why the kernels of ``fused.py`` cannot run it, and is empty where they can; ``compiled`` that
-    they were compiled on this machine before.
+    ``unfused`` says why the kernels of ``fused.py`` cannot run it, and is empty where they can.
     """
     sharded = _sharded(config, team=team, native=native)
     if sharded.taken:
         unfused = "they need whole weights, and these are in parts"
-    # ranks must choose alike, and what one machine has compiled another may not
-    compiled = compiled and team is None
-    kernels = _kernels(config, device=device, native=native, unfused=unfused, compiled=compiled)
+    kernels = _kernels(config, device=device, native=native, unfused=unfused)
     return Policy(
         sharded=sharded,
         cuda_graph=_cuda_graph(config, device=device, native=native, several=team is not None),
@@ -150,7 +146,7 @@ def _cuda_graph(config: Config, *, device: str, native: bool, several: bool) -> 
     return choice("shapes are the same in every step, and launching a step costs more than replaying it", taken=True)
 
 
-def _kernels(config: Config, *, device: str, native: bool, unfused: str, compiled: bool) -> Choice:
+def _kernels(config: Config, *, device: str, native: bool, unfused: str) -> Choice:
     def choice(reason: str, *, taken: bool = False) -> Choice:
         return Choice(what="kernels of our own", taken=taken, reason=reason)
 
@@ -170,11 +166,10 @@ def _kernels(config: Config, *, device: str, native: bool, unfused: str, compile
         return choice(unfused)
     if config.kernels == "always":
         return choice("the configuration says always", taken=True)
-    if compiled:
-        return choice("they were compiled on this machine before", taken=True)
     if config.max_steps < KERNELS_FROM_STEPS:
         return choice(
-            f"{config.max_steps} steps are fewer than {KERNELS_FROM_STEPS}, and compiling them takes seconds, once"
+            f"{config.max_steps} steps are fewer than {KERNELS_FROM_STEPS}: "
+            "loading them takes a second, and compiling them three"
         )
     return choice("memory is read once where the plain operations read it two to ten times", taken=True)
 

@@ -14,7 +14,7 @@ from ongpu.training.optimizer import AdamW
 from ongpu.training.precision import Weights
 from ongpu.training.reduce import ONE_RANK, OneRank
 
-_WARM_UP_RUNS: Final = 2
+_WARM_UP_RUNS: Final = 1
 
 
 def learning_rate(config: Config, step: int) -> float:
