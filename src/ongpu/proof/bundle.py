@@ -227,7 +227,7 @@ class Bundle:
             self.text(name, text)
         names = self.files()
         self.record("files", {"files": [self._digest(name) for name in names]})
-        self.record("run.end", {"end": end})
+        self.record("run.end", {"end": end, "observations": self._journal.length})
         observations = self.observations()
         verdict = recompute(observations)
         self.text("verdict.json", pages.verdict(observations, verdict))
