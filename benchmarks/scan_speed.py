@@ -68,11 +68,13 @@ def compare_cuobjdump(tool: str, files: list[Path], repeat: int) -> None:
     """Run ours, ours with its process' start, and the tool in turn, ``repeat`` rounds; compare counts in the first."""
     starting = [sys.executable, "-c", "import sys; from pathlib import Path; from ongpu.scan import scan_file\n"
                 "for one in sys.argv[1:]: scan_file(Path(one))", *map(str, files)]  # fmt: skip
-    in_process, with_start, tool_took = [], [], []
+    command = [sys.executable, "-m", "ongpu", "scan", str(files[0].parent)]
+    in_process, with_start, by_command, tool_took = [], [], [], []
     listed: dict[Path, Counter[str]] = {}
     for turn in range(repeat):
         in_process.append(wall(lambda: [scan_file(one) for one in files]))
         with_start.append(wall(lambda: subprocess.run(starting, check=True)))
+        by_command.append(wall(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)))
         begin = time.perf_counter()
         for path in files:
             found = list_with(tool, path)
@@ -80,10 +82,11 @@ def compare_cuobjdump(tool: str, files: list[Path], repeat: int) -> None:
         tool_took.append(time.perf_counter() - begin)
         print(
             f"round {turn + 1} at load {os.getloadavg()[0]:.1f}: ongpu {in_process[-1]:.3f} s in process, "
-            f"{with_start[-1]:.3f} s with its start, cuobjdump {tool_took[-1]:.1f} s",
+            f"{with_start[-1]:.3f} s with its start, {by_command[-1]:.3f} s by the command, "
+            f"cuobjdump {tool_took[-1]:.1f} s",
             flush=True,
         )
-    ours, started, seconds = map(statistics.median, (in_process, with_start, tool_took))
+    ours, started, commanded, seconds = map(statistics.median, (in_process, with_start, by_command, tool_took))
     equal, differing = 0, []
     for path in files:
         read = scan_file(path)
@@ -98,7 +101,8 @@ def compare_cuobjdump(tool: str, files: list[Path], repeat: int) -> None:
         else:
             differing.append(f"{path.name}: ongpu {dict(plain)} cuobjdump {dict(listed[path])}")
     print(
-        f"cuobjdump: {seconds:.1f} s, {seconds / ours:.0f} x ongpu in process, {seconds / started:.0f} with its start"
+        f"cuobjdump: {seconds:.1f} s, {seconds / ours:.0f} x ongpu in process, {seconds / started:.0f} with its start, "
+        f"{seconds / commanded:.0f} by the command (`ongpu scan` of the folder)"
     )
     print(f"counts equal in {equal} of {len(files)} files")
     for text in differing:
@@ -169,8 +173,11 @@ def main() -> int:
         folder = asked.environment
         timed("environment, sections only", lambda: scan_paths([folder], deep=False), asked.repeat)
         timed("environment, all data", lambda: scan_paths([folder]), asked.repeat)
-        forget(folder)
-        timed("environment, all data, pages dropped first", lambda: scan_paths([folder]), 1)
+        cold = []
+        for _ in range(asked.repeat):
+            forget(folder)
+            cold.append(timed("environment, all data, pages dropped first", lambda: scan_paths([folder]), 1))
+        print(f"pages dropped first: median {statistics.median(cold):.2f} s")
     if asked.wheel:
         wheel = asked.wheel
         plain = timed("inflating the wheel", lambda: inflate_only(wheel), asked.repeat)
