@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -163,6 +164,8 @@ def main() -> int:
     # Whole functions: a name with a case in it would not be found by pytest where the case is spelled otherwise.
     names = sorted({name.partition("[")[0] for one in faults for name in one.get("tests", ())})
     adopt_orphans(on=True)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # a shell starts what is in the background with some of them ignored
     passes: list[Pass] = []
     results: dict[int, list[str]] = {one["number"]: [] for one in faults if one.get("tests")}
     for seed in options.seeds:

@@ -243,6 +243,10 @@ def driver(role: RoleReadings, pairs: Sequence[Trained]) -> tuple[Witness, bool]
     verdicts = [_driver_on(role, pair) for pair in pairs]
     order = [WitnessState.CONTRADICTED, WitnessState.ERROR, WitnessState.UNAVAILABLE, WitnessState.CONFIRMED]
     state, reason, seqs, _ = min(verdicts, key=lambda one: order.index(one[0]))
+    stuck = next((one for one in role.nvml_errors if one[1].endswith(": timeout")), None)
+    if stuck is not None and state is not WitnessState.CONTRADICTED:
+        # Nobody looked any more from the call on that hung: readings before it say nothing of what came after.
+        return said(WitnessState.ERROR, f"the driver stopped answering ({stuck[1]})", [stuck[0]]), False
     hidden = all(one[3] for one in verdicts) and state is WitnessState.UNAVAILABLE
     if state is WitnessState.CONFIRMED:
         seqs = [seq for one in verdicts for seq in one[2]]
