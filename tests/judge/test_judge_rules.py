@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from ongpu.domain.judge import JudgeError, judge
@@ -156,6 +158,26 @@ def test_a_pid_of_another_start_time_is_another_process() -> None:
 def test_a_dead_sampler_is_an_error_not_a_proof() -> None:
     verdict = judge(Run(guarded=Guarded(sampler_error="the sampler ended with signal 11")).observations())
     assert witness(verdict, "W2").state is WitnessState.ERROR
+    assert verdict.outcome is UNKNOWN
+
+
+def test_a_driver_that_hung_confirms_nothing_whatever_it_said_before() -> None:
+    honest = Run().observations()
+    at = next(place for place, one in enumerate(honest) if one.kind == "sampler.end")
+    last, rest = honest[at], honest[at + 1 :]
+    told = {"uuid": GPU, "what": "processes", "code": "timeout", "reason": "it did not come back within 5 s"}
+    hung = dataclasses.replace(last, kind="nvml.error", data={**last.data, **told})
+    number = last.data["n"]
+    assert isinstance(number, int)
+    later = [dataclasses.replace(last, data={**last.data, "n": number + 1}), *rest]
+    journal = []
+    for seq, one in enumerate([*honest[:at], hung, *later]):
+        counts = {"sampler_lines": number + 2} if one.kind == "guard.end" else {}
+        counts = {"observations": seq} if one.kind == "run.end" else counts
+        journal.append(dataclasses.replace(one, seq=seq, data={**one.data, **counts}))
+    assert judge(honest).outcome is PROVEN
+    verdict = judge(journal)
+    assert witness(verdict, "W2").state is WitnessState.ERROR and "timeout" in witness(verdict, "W2").reason
     assert verdict.outcome is UNKNOWN
 
 
