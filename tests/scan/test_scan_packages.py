@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ongpu.domain.arch import ComputeCapability, Fit
 from ongpu.domain.coverage import CodeVerdict
 from ongpu.domain.verdict import Cause
 from ongpu.errors import UsageError
 from ongpu.scan import scan_paths, scan_wheel, scan_wheel_report, torch_coverage
-from ongpu.scan.files import may_have_code
-from ongpu.scan.packages import UNOWNED
+from ongpu.scan.files import is_library, may_have_code
+from ongpu.scan.packages import UNOWNED, rows_of
 
 DATA = Path(__file__).parent / "data"
 A100, RTX5090 = ComputeCapability(8, 0), ComputeCapability(12, 0)
@@ -222,3 +226,38 @@ def test_scan_torch_whose_library_is_gone_or_broken(tmp_path: Path) -> None:
 )
 def test_scan_names_worth_opening(name: str, expected: bool) -> None:  # noqa: FBT001 - a table's column
     assert may_have_code(name) is expected
+
+
+def test_scan_of_libraries_alone_leaves_out_programs_and_packages_without_any(tmp_path: Path) -> None:
+    for name, files in (("one", ("_C.so", "bin/ptxas", "lib/libx.so.1.2", "x.dat")), ("plain", ("mod.py", "bin/run"))):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "RECORD").write_text("".join(f"{file},sha256={file},7\n" for file in files) + f"{name}.py,,\n")
+        for file in files:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).write_bytes((DATA / "library.so").read_bytes())
+    every = scan_paths([tmp_path], deep=False)
+    assert [len(one.binaries) for one in every.packages if one.name in ("one", "plain")] == [4, 1]
+    (alone,) = scan_paths([tmp_path], deep=False, names=frozenset({"one", "plain"}), libraries_only=True).packages
+    assert [Path(one.path).name for one in alone.binaries] == ["_C.so", "libx.so.1.2"]
+    assert alone.binaries[0].sha256 == "sha256=_C.so"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a/_C.cpython-311-x86_64-linux-gnu.so", True), ("a/libx.so.12", True), ("a/libx.so.12.8.1", True),
+        ("a/x.pyd", True), ("a/X.DLL", True), ("a/k.cubin", True), ("a/k.fatbin", True), ("a/k.ptx", True),
+        ("a/ptxas", False), ("a/x.so.py", False), ("a/x.sources", False), ("so", False), ("a/x.so.conf", False),
+    ],
+)  # fmt: skip
+def test_scan_what_a_program_loads_by_its_name(name: str, *, expected: bool) -> None:
+    assert is_library(name) is expected
+
+
+@given(st.lists(st.lists(st.text(alphabet='ab," /.\\é', max_size=6), min_size=1, max_size=4), max_size=5))
+def test_scan_rows_of_a_record_are_read_as_csv(rows: list[list[str]]) -> None:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    expected = [(row[0], row[1] if len(row) > 1 else "") for row in csv.reader(buffer.getvalue().splitlines()) if row]
+    assert [one for one in rows_of(buffer.getvalue()) if one[0]] == [one for one in expected if one[0]]

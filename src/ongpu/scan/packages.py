@@ -151,7 +151,7 @@ def _read_record(folder: Path, entry: str, problems: list[str], wanted: Callable
     try:
         # Most packages are of Python alone, which is told without going through their rows.
         if wanted is may_have_code or any(suffix in record for suffix in _LIBRARY_BYTES):
-            for row, digest in _rows(record.decode("utf-8", "replace")):
+            for row, digest in rows_of(record.decode("utf-8", "replace")):
                 if wanted(row):
                     owner.files[_joined(base, row)] = digest or None
     except csv.Error as error:
@@ -162,7 +162,7 @@ def _read_record(folder: Path, entry: str, problems: list[str], wanted: Callable
     return owner
 
 
-def _rows(text: str) -> Iterator[tuple[str, str]]:
+def rows_of(text: str) -> Iterator[tuple[str, str]]:
     """Path and digest of each row of a RECORD: comma-separated, and hardly ever quoted."""
     lines = (line for line in text.splitlines() if "\0" not in line)
     if '"' in text:
