@@ -1,8 +1,8 @@
 """``make bench``: the benchmarks that run anywhere, CPU scale, one after the other.
 
-Start-up of the commands, mutated bundles against the checker, and the speed of the diagnosis. The others need a GPU
-(``train_plan.sh``, ``tests/guard/guard_overhead.py``) or large wheels (``scan_speed.py``, ``scan_truth.py``): their
-docstrings say how.
+Start-up of the commands, mutated bundles against the checker, a run of a week, and the speed of the diagnosis. The
+others need a GPU (``train_plan.sh``, ``tests/guard/guard_overhead.py``), large wheels (``scan_speed.py``,
+``scan_truth.py``) or a quarter of an hour (``faults.py``): their docstrings say how.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 RUNS = (
     ("start-up", [str(HERE / "startup.py"), "--python", sys.executable]),
     ("mutated bundles", [str(HERE / "mutate_bundles.py"), "--count", "2000"]),
+    ("a run of a week", [str(HERE / "long_run.py")]),
     ("diagnosis", [str(HERE / "diagnose_speed.py")]),
 )
 
