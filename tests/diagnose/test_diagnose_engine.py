@@ -1,6 +1,9 @@
 """The engine: text handling, and that rules fire on what they were made for."""
 
 import codecs
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -84,6 +87,30 @@ def test_a_log_of_nothing_but_new_kinds_is_read_at_both_ends_and_says_so() -> No
     assert "2.5.1+cu124" in found.facts.torch_versions
     seen = {one.cause for one in found.rejected} | {found.cause}
     assert Cause.CPU_ONLY_TORCH in seen
+
+
+_TOO_MANY_KINDS = """
+import sys
+from ongpu.catalog.causes import load_causes
+from ongpu.diagnose import diagnose
+words = sorted({word for rule in load_causes().rules for group in rule.match for one in group for word in one.split()})
+lines = [f"{words[i % len(words)]} {words[i // len(words)]} {words[i % 97]}" for i in range(24000)]
+sys.stdout.write(repr(diagnose("\\n".join(["torch 2.5.1+cu124", *lines]).encode())))
+"""
+
+
+@pytest.mark.process
+def test_the_answer_does_not_hang_on_how_python_hashes() -> None:
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", _TOO_MANY_KINDS],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "3", "6")
+    }
+    assert len(said) == 1 and b"unread_lines=0" not in said.pop()
 
 
 def test_names_and_addresses_do_not_make_new_kinds() -> None:

@@ -213,13 +213,14 @@ class _Matcher:
         together = b"\n".join(kinds)
         if together.count(b"0x") > _ADDRESSES_IN_A_BLOCK:
             kinds = _ADDRESS.sub(b"0x0", together).split(b"\n")
-        unique = set(kinds)
-        fresh = unique.difference(self._kinds)
+        # In their order: which of too many kinds are looked at must not depend on how Python hashes.
+        unique = dict.fromkeys(kinds)
+        fresh = [kind for kind in unique if kind not in self._kinds]
         self._blocks += 1
         self._reducing = self._reducing or self._blocks % _BLOCKS_TO_ANOTHER_TRY == 0
         if self._reducing and len(self._kinds) + len(fresh) > _KINDS_KEPT:
             self._kinds.clear()
-            fresh = unique
+            fresh = list(unique)
         aside = self._classify(fresh)
         wanted = {kind: todo for kind in unique if (todo := self._kinds.get(kind))}
         if not wanted and not aside:
@@ -241,7 +242,7 @@ class _Matcher:
         self._fact_lines_left = _FACT_LINES
         self._reducing = True
         self._kinds.clear()
-        self._classify(set(kinds))
+        self._classify(list(dict.fromkeys(kinds)))
         for (line, raw), kind in zip(self._aside, kinds, strict=True):
             wanted = self._kinds[kind]
             if wanted:
@@ -268,10 +269,10 @@ class _Matcher:
             for plain, numbered in alternatives
         )
 
-    def _classify(self, fresh: set[bytes]) -> set[bytes]:
+    def _classify(self, fresh: list[bytes]) -> set[bytes]:
         """Note for each new kind what its lines are wanted for. Returns those that are one kind too many."""
         if not self._reducing:
-            return fresh
+            return set(fresh)
         together = b"\n".join(fresh)
         marked = b"\x1b" in together or b"\x01" in together
         bare = {kind: clean(kind) for kind in fresh} if marked else dict.fromkeys(fresh)
