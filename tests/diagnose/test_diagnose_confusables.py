@@ -122,6 +122,56 @@ PAIRS = {
         "python-env",
         "NotImplementedError: Could not run 'torchvision::nms' with arguments from the 'CUDA' backend.",
     ),
+    # what may happen, and what did
+    "a hint about memory, and a run": (
+        "healthy",
+        f"Using device: cuda\nIf you get a CUDA out of memory error, lower --batch-size\n{_STEPS}",
+    ),
+    "a hint about memory, and another failure": (
+        "device-busy",
+        "If you get a CUDA out of memory error, lower --batch-size\n"
+        "RuntimeError: CUDA error: all CUDA-capable devices are busy or unavailable",
+    ),
+    "NCCL's warning at the end of a run": (
+        "healthy",
+        f"Using device: cuda:0\n{_STEPS}[rank0]:[W1122 13:54:52.762518966 ProcessGroupNCCL.cpp:1575] Warning: WARNING: "
+        "destroy_process_group() was not called before program exit, which can leak resources.",
+    ),
+    "mixed precision that is not used": (
+        "healthy",
+        "Using device: cuda\nAMP: checks failed . Anomalies were detected with AMP on your system that may lead to NaN "
+        f"losses\n{_STEPS}",
+    ),
+    # a symbol that is not there: the driver's, or torch's
+    "a symbol that libcuda lacks": (
+        "driver-too-old",
+        "ImportError: /venv/lib/x.so: undefined symbol: cuGetProcAddress_v2, version libcuda.so.1",
+    ),
+    "a symbol that torch lacks": (
+        "python-env",
+        "ImportError: /venv/lib/python3.11/site-packages/mmcv/_ext.so: undefined symbol: "
+        "_ZN3c105ErrorC2ENS_14SourceLocationESs",
+    ),
+    "nvrtc refuses: the build's own": (
+        "wheel-no-arch",
+        "RuntimeError: nvrtc: error: invalid value for --gpu-architecture (-arch)",
+    ),
+    # a worker, or a rank, that ended without a word of why
+    "a worker that ended": ("undetermined", "RuntimeError: DataLoader worker (pid(s) 4711) exited unexpectedly"),
+    "a worker without shared memory": (
+        "out-of-memory",
+        "ERROR: Unexpected bus error encountered in worker. This might be caused by insufficient shared memory (shm).",
+    ),
+    # Xid 45 cleans up after another one, Xid 13 is the program's
+    "Xid 45 after a hardware one": (
+        "hardware-fault",
+        "NVRM: Xid (PCI:0000:dc:00): 45, pid=1, name=python3, Ch 00000001 caused by previous Xid 149",
+    ),
+    "Xid 13": (
+        "program-error",
+        "NVRM: Xid (PCI:0000:cb:00): 13, pid=4711, name=python, Graphics SM Warp Exception on (GPC 7, TPC 7, SM 0): "
+        "Out Of Range Address",
+    ),
     # no error at all
     "trained on the CPU without a word": ("silent-cpu", f"Using device: cpu\n{_STEPS}training finished in 812 s"),
 }
