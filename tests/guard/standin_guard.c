@@ -34,7 +34,7 @@ static int holder(unsigned *pid, unsigned long long *bytes) {
   if (!f) return 0;
   int n = fscanf(f, "%u %llu", pid, bytes);
   fclose(f);
-  return n == 2;
+  return n == 2 && kill((pid_t)*pid, 0) == 0; /* a process that is gone holds nothing */
 }
 int nvmlInit_v2(void) { return 0; }
 int nvmlInitWithFlags(unsigned flags) { (void)flags; return 0; }
