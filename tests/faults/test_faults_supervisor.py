@@ -187,7 +187,7 @@ def test_two_runs_in_one_folder(pretended: Pretended) -> None:
 
 @slow
 def test_too_few_descriptors(pretended: Pretended) -> None:
-    few = pretended.chance.randrange(6, 20)
+    few = pretended.chance.randrange(6, 14)
     ran = pretended.run(pretended.training(), before=["bash", "-c", f'ulimit -n {few}; exec "$@"', "bash"])
     assert ran.status != 0, "it ended well with so few"
     if (pretended.root / "ev" / "journal.jsonl").exists() and pretended.lines():
