@@ -56,6 +56,7 @@ def test_answers_follow_from_the_last_compute_step() -> None:
         (b"[]", "not a JSON object"),
         (b"\xff{}", "not UTF-8 at byte 0"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' + b"1" * 5000 + b"}", "a number of too many digits"),
         (b'{"a":1,"a":2}', "the key 'a' is given twice"),
         (b'{"trace_version":"1.0"}', "the key 'prompt' is missing"),
         (line(trace_version="2.0"), "trace_version is '2.0'"),

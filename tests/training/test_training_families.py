@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import transformers
 
 from ongpu.errors import UsageError
-from ongpu.training import llama
+from ongpu.training import hub, llama
 from ongpu.training.batches import Stream
 from ongpu.training.data import BytePairTokenizer, Example
 from ongpu.training.folder import open_folder
@@ -196,6 +197,73 @@ def test_what_is_not_ours_is_said_and_opened_by_transformers(
     assert main(["--config", str(path), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert f"Model: transformers opens {tmp_path / 'model'}, for its hidden_act is gelu." in said
+
+
+def changed(folder: Path, **values: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "said"),
+    [
+        ("llama", {"num_key_value_heads": 3}, "3 key heads do not divide 4 heads"),
+        ("qwen3", {"head_dim": -1}, "head width is -1"),
+        ("gpt2", {"n_head": 7}, "7 heads do not divide a width of 64"),
+        ("gpt2", {"n_head": 0}, "heads is 0"),
+        ("gpt2", {"n_layer": -1}, "layers is -1"),
+    ],
+)
+def test_numbers_that_make_no_model_are_named(
+    tmp_path: Path, family: str, changes: dict[str, object], said: str
+) -> None:
+    saved(tmp_path, family)
+    changed(tmp_path, **changes)
+    with pytest.raises(UsageError, match=said):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "7"])
+def test_an_index_names_files_of_its_own_folder(tmp_path: Path, name: str) -> None:
+    saved(tmp_path, "llama")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(UsageError, match=name):
+        opened(tmp_path)
+
+
+def _cut(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:2000])
+
+
+def _without_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            lambda folder: changed(folder, num_hidden_layers=3, layer_types=["full_attention"] * 3),
+            "weights are missing, the first is model.layers.2.",
+        ),
+        (
+            lambda folder: changed(folder, vocab_size=310),
+            r"weight is \(320, 64\) in its checkpoint, \(310, 64\)",
+        ),
+        (lambda folder: changed(folder, hidden_size="wide"), "cannot be loaded"),
+        (_cut, "cannot be loaded: Error while deserializing header"),
+        (_without_tokenizer, "tokenizer"),
+    ],
+)
+def test_what_transformers_opens_must_be_whole_too(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
+    config = transformers.Qwen2Config(**{**SMALL, "hidden_act": "gelu"})
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    BytePairTokenizer.from_texts(TEXTS, vocab_size=300).save(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(UsageError, match=said) as caught:
+        hub.load(str(tmp_path), say=lambda line: None)
+    assert caught.value.next_step
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch._dynamo raises it about its own doing

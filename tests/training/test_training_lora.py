@@ -147,6 +147,9 @@ def test_layers_that_are_not_there_and_models_without_weights_are_refused(
     network, _ = open_folder(tmp_path / "base", random_weights=False, seed=1, texts=TEXTS, vocab_size=300)
     with pytest.raises(UsageError, match="lora_targets names c_attn, which the model does not have"):
         lora.add(network, Config(model=str(tmp_path / "base"), lora_rank=2, lora_targets="c_attn, q_proj"), native=True)
+    for changes, said in (({"lora_targets": ","}, "names no layer"), ({"lora_rank": 1000}, "more than a layer of")):
+        with pytest.raises(UsageError, match=said):
+            adapted(tmp_path / "base", **changes)
     two = adapted(tmp_path / "base", lora_targets="q_proj,v_proj")[0]
     assert sum("lora_A" in name for name, _ in two.named_parameters()) == 4
     assert run(tmp_path, "out", model="tiny") == 2

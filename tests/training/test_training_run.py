@@ -257,10 +257,42 @@ def test_a_local_folder_is_trained_through_transformers_with_the_same_numbers(tm
 
 def test_a_broken_model_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model").mkdir()
-    path = config(tmp_path, model=str(tmp_path / "model"))
-    assert run("--config", path, "--output", tmp_path / "out", "--device", "cpu") == 2
-    assert f"The model {tmp_path / 'model'} cannot be loaded" in capsys.readouterr().err
+    for name, said in (("model", "has no config.json"), ("none", "There is no model folder")):
+        path = config(tmp_path, model=str(tmp_path / name))
+        assert run("--config", path, "--output", tmp_path / "out", "--device", "cpu") == 2
+        error = capsys.readouterr().err
+        assert str(tmp_path / name) in error
+        assert said in error
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_model_larger_than_the_machine_s_memory_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"vocab_size": 400, "n_positions": 8, "n_embd": 1 << 30, "n_layer": 1, "n_head": 1}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", **sizes}))
+    path = config(tmp_path, model=str(tmp_path), weights="random")
+    assert run("--config", path, "--output", tmp_path / "out", "--device", "cpu") == 3
+    said = capsys.readouterr().err
+    assert "error [out-of-memory]: The memory of this machine (not of a GPU) is not enough: " in said
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_run_cannot_do_is_said_though_nobody_asked_for_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config(tmp_path, kernels="always", cuda_graph="auto")
+    assert run("--config", path, "--output", tmp_path / "out", "--device", "cpu", "--max_steps", 1) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Choice: ")]
+    assert said == ["Choice: kernels of our own: no, the device is not a GPU"]
+
+
+def test_the_length_of_a_record_is_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    options = ("--config", config(tmp_path), "--output", out, "--device", "cpu", "--max_steps", 1)
+    assert run(*options, "--max_seq_length", 20) == 0
+    assert "550 of 550 records are longer than 20 tokens and were cut" in capsys.readouterr().out
+    assert json.loads((out / "run.json").read_text())["config"]["max_seq_length"] == 20
+    assert run(*options, "--max_seq_length", 1) == 2
+    assert "--max_seq_length 1 is not 2 or more" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="needs a CPU-only torch")

@@ -68,7 +68,11 @@ def make_model(config: Config, records: Sequence[Record], *, say: Callable[[str]
             shape = gpt2.tiny_shape(vocab_size=tokenizer.size, end_id=tokenizer.end_id)
         return Model(network=gpt2.build(shape, seed=config.seed), tokenizer=tokenizer, native=True)
     folder = Path(config.model)
-    if (folder / "config.json").is_file():
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UsageError(
+            f"The model folder {folder} has no config.json.", next_step="Give a folder whose files are whole."
+        )
+    if folder.is_dir():
         try:
             network, found = open_folder(
                 folder,
@@ -85,7 +89,12 @@ def make_model(config: Config, records: Sequence[Record], *, say: Callable[[str]
             f"The shape of {config.model} cannot be taken without its weights.",
             next_step="Set weights to pretrained, or model to tiny, gpt2 or a folder of the GPT-2 or Llama families.",
         )
-    wrapped, loaded = hub.load(config.model)
+    if not folder.is_dir() and (folder.exists() or config.model.startswith((".", "/", "~", "\\"))):
+        raise UsageError(
+            f"There is no model folder {config.model}.",
+            next_step="Set model to tiny, gpt2, a folder with config.json, weights and tokenizer, or a hub id.",
+        )
+    wrapped, loaded = hub.load(config.model, say=say)
     return Model(network=wrapped, tokenizer=loaded, native=False)
 
 
@@ -110,7 +119,7 @@ def make_examples(source: Records, model: Model, config: Config, *, say: Callabl
         say(f"Data: {len(made) - len(usable)} records left out: their prompt alone fills the {length} tokens.")
     if not usable:
         raise UsageError(
-            f"No record has anything to learn within {length} tokens.", next_step="Raise max_seq_length in the config."
+            f"No record has anything to learn within {length} tokens.", next_step="Raise --max_seq_length."
         )
     return usable
 

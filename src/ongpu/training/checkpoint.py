@@ -25,6 +25,12 @@ _NAME: Final = re.compile(r"step-(\d{6,})\Z")
 _STATE: Final = "state.safetensors"
 _META: Final = "meta.json"
 _SUMS: Final = "SHA256SUMS"
+_IN_WORDS: Final = {
+    "data_sha256": "bytes of data (--dataset)",
+    "records_a_step": "product of batch_size, grad_accumulation_steps and number of ranks",
+    "tokens_sha256": "tokenizer",
+}
+"""What a user can do about those settings that are no key of the configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +103,7 @@ def refuse_other_run(checkpoint: Checkpoint, settings: Mapping[str, object]) -> 
         if then != now:
             raise UsageError(
                 f"{checkpoint.path} was written by a run with {key} = {then}; this one has {now}.",
-                next_step=f"Resume with the same {key}, or start afresh in another --output.",
+                next_step=f"Resume with the same {_IN_WORDS.get(key, key)}, or start afresh in another --output.",
             )
 
 

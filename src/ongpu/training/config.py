@@ -272,11 +272,13 @@ def _value(key: str, node: yaml.Node, where: str) -> str | int | float | bool:
     kind = _TYPES[key]
     tag = str(node.tag).rpartition(":")[2]
     text = str(node.value)
-    shown = text if tag in {"str", "int", "float", "bool"} else {"seq": "a list", "map": "a mapping"}.get(tag, tag)
+    shown = {"seq": "a list", "map": "a mapping"}.get(tag, text or "empty")
     value = _convert(kind, tag, text, plain=getattr(node, "style", None) is None)
-    if value is None:
-        raise UsageError(f"{where}: '{key}' is {shown}, not {_TYPE_WORDING[kind]}.", next_step="Correct the value.")
     rule = RULES.get(key)
+    if value is None:
+        named = rule is not None and kind == "str" and rule is not _TEXT  # a choice of names says them
+        wording = rule.wording if rule is not None and named else _TYPE_WORDING[kind]
+        raise UsageError(f"{where}: '{key}' is {shown}, not {wording}.", next_step="Correct the value.")
     if rule is not None and not rule.holds(value):
         raise UsageError(f"{where}: '{key}' is {shown}, not {rule.wording}.", next_step="Correct the value.")
     return value
@@ -291,7 +293,8 @@ def _convert(kind: str, tag: str, text: str, *, plain: bool) -> str | int | floa
     if kind == "int":
         # plain decimal only: YAML 1.1 also reads 010 as octal and 1:30 as sexagesimal, which nobody means here
         digits = text.replace("_", "")
-        return int(digits) if tag == "int" and digits.isdecimal() and str(int(digits)) == digits else None
+        plain_digits = digits.removeprefix("-").isdecimal()
+        return int(digits) if tag == "int" and plain_digits and str(int(digits)) == digits else None
     if tag in {"int", "float"} or (tag == "str" and plain):
         try:
             return float(text.replace("_", ""))

@@ -192,6 +192,17 @@ def explain_failure(error: BaseException, *, variables: Mapping[str, str]) -> Bl
     return _blocked(cause, f"The GPU cannot be used: {lines[0].rstrip('.')}.{hidden}", lines)
 
 
+def explain_full_host(error: BaseException) -> BlockedError:
+    """torch's failure to get memory of the machine itself, with what it asked for."""
+    asked = re.search(r"allocate (\d+) bytes", str(error))
+    much = f": {int(asked[1]) / 2**30:,.1f} GiB were asked for at once" if asked else ""
+    return BlockedError(
+        f"The memory of this machine (not of a GPU) is not enough{much}.",
+        next_step="Take a smaller model or batch_size, or a machine with more memory.",
+        cause=Cause.OUT_OF_MEMORY.value,
+    )
+
+
 def refuse_unsupported(messages: Sequence[str]) -> None:
     """Raise where torch warned that its build has no code for a GPU."""
     for message in messages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,7 @@ def open_folder(
     config = _json(folder / "config.json")
     family_gpt2 = config.get("model_type") == "gpt2"
     shape = gpt2.read_shape(config) if family_gpt2 else llama.read_shape(config)
+    _refuse_shape(folder, shape)
     if not random_weights and not weights.shards(folder):
         raise NotOfThisShapeError("it has no model.safetensors")
     tokenizer = _tokenizer(folder, config)
@@ -71,6 +73,23 @@ def open_folder(
     else:
         network.read(folder)
     return network, tokenizer
+
+
+def _refuse_shape(folder: Path, shape: gpt2.GPT2Shape | llama.LlamaShape) -> None:
+    """:class:`UsageError` where the numbers of ``config.json`` make no model."""
+    sizes = {
+        name: value for name, value in dataclasses.asdict(shape).items() if type(value) is int and name != "end_id"
+    }
+    wrong = [f"{name} is {value}" for name, value in sizes.items() if value < 1]
+    if not wrong and isinstance(shape, llama.LlamaShape) and shape.heads % shape.key_heads:
+        wrong = [f"{shape.key_heads} key heads do not divide {shape.heads} heads"]
+    if not wrong and isinstance(shape, gpt2.GPT2Shape) and shape.width % shape.heads:
+        wrong = [f"{shape.heads} heads do not divide a width of {shape.width}"]
+    if wrong:
+        raise UsageError(
+            f"The model in {folder} cannot be used: by its config.json {wrong[0].replace('_', ' ')}.",
+            next_step="Give a folder whose config.json is that of its weights.",
+        )
 
 
 def _tokenizer(folder: Path, config: Mapping[str, Any]) -> BytePairTokenizer | None:

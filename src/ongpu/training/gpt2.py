@@ -261,7 +261,7 @@ def read_shape(config: Mapping[str, Any]) -> GPT2Shape:
             heads=int(config["n_head"]),
             end_id=int(config.get("eos_token_id") or 0),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise NotOfThisShapeError(f"its config.json lacks or misstates {error}") from None
 
 

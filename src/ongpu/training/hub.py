@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,11 @@ class HubModel(torch.nn.Module):
         self.inner.save_pretrained(folder)
 
 
-def load(name: str) -> tuple[HubModel, HubTokenizer]:
-    """The model and tokenizer called ``name``, in float32.
+def load(name: str, *, say: Callable[[str], None]) -> tuple[HubModel, HubTokenizer]:
+    """The model and tokenizer called ``name``, in float32; ``say`` is told of weights that have no place in it.
 
     :raises WorkError: transformers is not installed.
-    :raises UsageError: no such model, files are missing, or tokenizer and vocabulary disagree.
+    :raises UsageError: no such model, files are missing, or weights, tokenizer and vocabulary disagree.
     """
     try:
         import transformers  # noqa: PLC0415 - seconds of import time that only this path pays
@@ -83,21 +84,52 @@ def load(name: str) -> tuple[HubModel, HubTokenizer]:
             f"The model {name} needs the transformers library, which is not installed.",
             next_step="Install it (pip install transformers), or set model to tiny or gpt2.",
         ) from None
-    try:
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # what it warns of is refused or said here
+    with _named(f"The tokenizer of {name}"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UsageError(
-            f"The model {name} cannot be loaded: {reason}",
-            next_step="Set model to tiny, gpt2, a folder with config.json, weights and tokenizer, or a hub id.",
-        ) from None
+    with _named(f"The model {name}"):
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _refuse_disagreement(name, found)
+    if found["unexpected_keys"]:
+        say(f"Model: {len(found['unexpected_keys'])} weights of {name} have no place in it and are left out.")
     if tokenizer.eos_token_id is None:
         raise UsageError(f"The tokenizer of {name} has no end-of-text token.", next_step="Choose another model.")
+    ours = HubTokenizer(tokenizer)
+    if not ours.encode(["Question: 1"])[0]:
+        raise UsageError(
+            f"The tokenizer of {name} makes no token of a plain text: its vocabulary is missing.",
+            next_step="Put the model's tokenizer.json beside its config.json.",
+        )
     rows = int(model.get_input_embeddings().weight.shape[0])
     if len(tokenizer) > rows:
         raise UsageError(
             f"The tokenizer of {name} has {len(tokenizer)} tokens, its model only {rows}.",
             next_step="Give a model folder whose files agree.",
         )
-    return HubModel(model), HubTokenizer(tokenizer)
+    return HubModel(model), ours
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - it hands on whatever its own libraries raise for a damaged file
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UsageError(
+            f"{what} cannot be loaded: {(lines or [type(error).__name__])[0].rstrip('.:')}.",
+            next_step="Set model to tiny, gpt2, a folder with config.json, weights and tokenizer, or a hub id.",
+        ) from None
+
+
+def _refuse_disagreement(name: str, found: Mapping[str, Any]) -> None:
+    """:class:`UsageError` where transformers drew weights at random, since the checkpoint lacks or misshapes them."""
+    for weight, theirs, ours in sorted(found["mismatched_keys"]):
+        reason = f"{weight} is {tuple(theirs)} in its checkpoint, {tuple(ours)} by config.json"
+        raise UsageError(f"The model {name} cannot be used: {reason}.", next_step="Give a folder whose files agree.")
+    missing = sorted(found["missing_keys"])
+    if missing:
+        reason = f"{len(missing)} weights are missing, the first is {missing[0]}"
+        raise UsageError(f"The model {name} cannot be used: {reason}.", next_step="Give a folder whose files agree.")

@@ -116,6 +116,12 @@ def _by_us(network: Any, config: Config) -> None:
             f"lora_targets names {', '.join(sorted(wanted - known))}, which the model does not have.",
             next_step=f"Use all, or some of: {', '.join(sorted(known))}.",
         )
+    narrowest = min(side for layer in layers.values() for side in layer.weight.shape)
+    if config.lora_rank > narrowest:
+        raise UsageError(
+            f"lora_rank {config.lora_rank} is more than a layer of this model has: {narrowest}.",
+            next_step="Take a smaller lora_rank: 8 to 64 are usual.",
+        )
     for weight in network.parameters():
         weight.requires_grad = False
     for name, layer in layers.items():
@@ -150,8 +156,10 @@ def _by_peft(network: Any, config: Config) -> None:
 
 
 def _targets(config: Config) -> set[str]:
-    names = {name.strip() for name in config.lora_targets.split(",")}
-    return set() if names == {"all"} else names - {""}
+    names = {name.strip() for name in config.lora_targets.split(",")} - {""}
+    if not names:
+        raise UsageError("lora_targets names no layer.", next_step="Use all, or the names of some layers.")
+    return set() if names == {"all"} else names
 
 
 def _adapted(network: Any) -> dict[str, Adapted]:

@@ -90,6 +90,12 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         "--device", help="cuda (never anything else), cpu, or auto (the CPU only without any NVIDIA GPU)"
     )
     parser.add_argument("--max_steps", "--max-steps", type=int, help="optimizer steps")
+    parser.add_argument(
+        "--max_seq_length",
+        "--max-seq-length",
+        type=int,
+        help="tokens of a record that are kept; the rest is counted",
+    )
     parser.add_argument("--parallel", help="of several ranks: ddp, fsdp or auto")
     parser.add_argument("--seed", type=int, help="of weights and data order")
     parser.add_argument("--on-bad-record", "--on_bad_record", help="fail (default) or skip, with a count")
@@ -101,7 +107,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 def _train(options: argparse.Namespace, console: Console, ranks: Alone) -> None:
     set_up = SetUp(time.perf_counter())
     config = configuration.load(options.config) if options.config else Config()
-    names = ("output", "dataset", "device", "max_steps", "seed", "on_bad_record", "parallel")
+    names = ("output", "dataset", "device", "max_steps", "max_seq_length", "seed", "on_bad_record", "parallel")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     config = configuration.override(config, given)
     asked = _Asked(resume=options.resume, explain=options.explain)
@@ -155,7 +161,8 @@ def _run(
 
     devices.load_libraries(chosen.kind)
     set_up.done("libraries of the device")
-    source, model, said = opened.result()
+    with _named_failures(chosen.kind, variables):
+        source, model, said = opened.result()
     console.say(*said)
     if config.lora_rank:
         from ongpu.training import lora  # noqa: PLC0415 - imports torch
@@ -180,8 +187,7 @@ def _run(
         unfused=unfused,
         team=team,
     )
-    if asked.explain:
-        console.say(*(f"Choice: {choice}" for choice in policies.choices))
+    console.say(*(f"Choice: {choice}" for choice in (policies.choices if asked.explain else policies.unheeded)))
     evaluations: list[tuple[int, float]] = []
 
     def on_evaluation(step: int, loss: float) -> None:
@@ -260,6 +266,8 @@ def _named_failures(device: str, variables: Mapping[str, str]) -> Iterator[None]
         yield
     except RuntimeError as error:
         text = f"{type(error).__name__}: {error}"
+        if "DefaultCPUAllocator" in text:
+            raise devices.explain_full_host(error) from None
         if device != "cuda" or not any(word in text for word in ("CUDA", "OutOfMemoryError", "AcceleratorError")):
             raise
         raise devices.explain_failure(error, variables=variables) from error

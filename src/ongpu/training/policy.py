@@ -55,6 +55,8 @@ class Policy:
     loss_chunks: Choice
     recompute: Choice
     sharded: Choice
+    unheeded: tuple[Choice, ...] = ()
+    """What the configuration insists on and the run cannot do; said without ``--explain``."""
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -86,18 +88,33 @@ def choose(
     if sharded.taken:
         unfused = "they need whole weights, and these are in parts"
     kernels = _kernels(config, device=device, native=native, unfused=unfused)
+    cuda_graph = _cuda_graph(config, device=device, native=native, several=team is not None)
+    compiled = _compile(config, device=device, native=native, fused=kernels.taken)
+    packing = _asked("packing", wanted=config.packing, otherwise="one record a row", native=native)
+    loss_chunks = _asked(
+        "loss in chunks", wanted=config.loss_chunk_tokens > 0, otherwise="all its logits at once", native=native
+    )
+    recompute = _asked(
+        "blocks computed twice", wanted=config.recompute_blocks, otherwise="kept activations", native=native
+    )
+    insisted = {
+        kernels: config.kernels == "always",
+        cuda_graph: config.cuda_graph == "always",
+        compiled: config.compile == "always",
+        packing: config.packing,
+        loss_chunks: config.loss_chunk_tokens > 0,
+        recompute: config.recompute_blocks,
+        sharded: config.parallel == "fsdp",
+    }
     return Policy(
         sharded=sharded,
-        cuda_graph=_cuda_graph(config, device=device, native=native, several=team is not None),
+        cuda_graph=cuda_graph,
         kernels=kernels,
-        compile=_compile(config, device=device, native=native, fused=kernels.taken),
-        packing=_asked("packing", wanted=config.packing, otherwise="one record a row", native=native),
-        loss_chunks=_asked(
-            "loss in chunks", wanted=config.loss_chunk_tokens > 0, otherwise="all its logits at once", native=native
-        ),
-        recompute=_asked(
-            "blocks computed twice", wanted=config.recompute_blocks, otherwise="kept activations", native=native
-        ),
+        compile=compiled,
+        packing=packing,
+        loss_chunks=loss_chunks,
+        recompute=recompute,
+        unheeded=tuple(choice for choice, wanted in insisted.items() if wanted and not choice.taken),
     )
 
 

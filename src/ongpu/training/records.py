@@ -113,6 +113,10 @@ def parse_line(line: bytes) -> Record:
         raise BadRecordError(f"not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise BadRecordError(f"not JSON at column {error.colno}: {error.msg}") from None
+    except BadRecordError:
+        raise
+    except ValueError:
+        raise BadRecordError("a number of too many digits") from None
     except RecursionError:
         raise BadRecordError("nested too deeply") from None
     if not isinstance(value, dict):

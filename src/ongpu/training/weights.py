@@ -103,9 +103,12 @@ def shards(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+            names = sorted({str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
         except (ValueError, KeyError, AttributeError, TypeError):
             raise _disagree(folder, f"{index.name} is damaged") from None
+        if outside := next((name for name in names if Path(name).name != name), None):
+            raise _disagree(folder, f"{index.name} names {outside}, which is no file of that folder")
+        return names
     return ["model.safetensors"] if (folder / "model.safetensors").is_file() else []
 
 
