@@ -23,8 +23,8 @@ import triton
 import triton.language as tl
 
 LONGEST: Final = 256
-"""Tokens of the longest record that comes here. With records of up to 196 this was the faster way on one H100 (2026-11-22,
-1.7 to 1.9 times); longer ones were not timed and go to FlashAttention."""
+"""Tokens of the longest record that comes here. With records of up to 196 this was 1.7 to 1.9 times as fast on one H100
+(2026-11-22); longer ones were not timed and go to FlashAttention."""
 _TILE: Final = 64
 _LOG2_E: Final = 1.4426950408889634
 
