@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ongpu.errors import UsageError
+import torch
+
+from ongpu.errors import UsageError, WorkError
 from ongpu.training import gpt2, hub
 from ongpu.training.batches import HeldOut, Stream
 from ongpu.training.config import Config
@@ -177,7 +180,18 @@ def make_job(
         world_size=ranks.world_size,
     )
     if policy.kernels.taken:
-        _rehearse(network, optimizer, stream, device=device)
+        problem = _rehearse(network, optimizer, stream, device=device)
+        if problem and (config.kernels == "always" or ranks.world_size > 1):
+            raise WorkError(
+                f"The kernels of our own could not be compiled: {problem}.",
+                next_step="Set kernels: never; the plain operations compute the same.",
+            )
+        if problem:
+            say(f"Kernels of our own could not be compiled ({problem}), so this run takes the plain operations.")
+            weights.restore()
+            network.fused = None
+            plain = dataclasses.replace(policy, kernels=dataclasses.replace(policy.kernels, taken=False))
+            weights, optimizer = _weights(network, config, device=device, native=True, policy=plain, ranks=ranks)
     if policy.recompute.taken:
         network.recompute_blocks()
     if policy.compile.taken:
@@ -208,12 +222,22 @@ def make_job(
     )
 
 
-def _rehearse(network: Any, optimizer: AdamW, stream: Stream, *, device: str) -> None:
+def _rehearse(network: Any, optimizer: AdamW, stream: Stream, *, device: str) -> str:
+    """Compile the kernels; what went wrong with Triton or the C compiler, empty if nothing."""
+    from triton.errors import TritonError  # noqa: PLC0415 - only runs that take it pay its import
+
     from ongpu.training.rehearse import rehearse  # noqa: PLC0415 - imports Triton
 
     layout = stream.step(1)[0].to(device).layout
     assert layout is not None  # our kernels are taken for packed rows
-    rehearse(network.sizes, optimizer, tokens=stream.row_tokens, longest=stream.longest, boundaries=layout.boundaries)
+    sizes = {"tokens": stream.row_tokens, "longest": stream.longest}
+    try:
+        rehearse(network.sizes, optimizer, boundaries=layout.boundaries, **sizes)
+    except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error):
+            raise
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""
 
 
 def _batches_a_step(config: Config, ranks: Alone) -> int:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ongpu.training import weights
 from ongpu.training.attention import Layout, attend
-from ongpu.training.layers import Embedding, NotOfThisShapeError, Sizes, fused_module, through, unfused
+from ongpu.training.layers import Embedding, NotOfThisShapeError, Sizes, fused_module, through
 from ongpu.training.loss import head_loss
 
 
@@ -204,8 +204,8 @@ class GPT2(nn.Module):
         )
 
     def unfused(self) -> str:
-        """Why the kernels of ``fused.py`` cannot run this model here; empty where they can."""
-        return unfused(self.sizes.head_width)
+        """What of this model the kernels of ``fused.py`` do not have: nothing."""
+        return ""
 
     def fuse(self) -> None:
         """Compute packed rows with the kernels of ``fused.py`` from now on; imports Triton."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +44,6 @@ class Sizes:
     """The projection before attention has one."""
     gated: bool
     turned: bool
-
-
-def unfused(head_width: int) -> str:
-    """Why the kernels of ``fused.py`` cannot run a model with heads of this width here; empty where they can."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    if head_width not in {32, 64, 128, 256}:
-        return f"they are not made for heads {head_width} wide"
-    return ""
 
 
 def fused_module() -> Any:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ongpu.training import weights
 from ongpu.training.attention import Layout, attend
-from ongpu.training.layers import Embedding, NotOfThisShapeError, Sizes, fused_module, through, unfused
+from ongpu.training.layers import Embedding, NotOfThisShapeError, Sizes, fused_module, through
 from ongpu.training.loss import head_loss
 
 FAMILY: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -272,10 +272,8 @@ class Llama(nn.Module):
         )
 
     def unfused(self) -> str:
-        """Why the kernels of ``fused.py`` cannot run this model here; empty where they can."""
-        if self.shape.head_norm:
-            return "they do not know norms of heads"
-        return unfused(self.shape.head_width)
+        """What of this model the kernels of ``fused.py`` do not have; empty where they have all of it."""
+        return "they do not know norms of heads" if self.shape.head_norm else ""
 
     def fuse(self) -> None:
         """Compute packed rows with the kernels of ``fused.py`` from now on; imports Triton."""

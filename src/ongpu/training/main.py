@@ -26,6 +26,7 @@ from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageErr
 from ongpu.training import config as configuration
 from ongpu.training import device as devices
 from ongpu.training import records as record_files
+from ongpu.training import toolchain
 from ongpu.training.config import Config
 from ongpu.training.console import Console, SetUp
 from ongpu.training.output import Elsewhere, RunFolder
@@ -176,7 +177,11 @@ def _run(
     console.say(f"Model: {config.model}, {weights:,} parameters, {config.precision}")
     if ranks.first:
         _check_room(folder.path, learned)
-    unfused = model.network.unfused() if model.native else ""
+    unfused = ""
+    if model.native:
+        capability = torch.cuda.get_device_capability() if chosen.kind == "cuda" else None
+        head_width = model.network.sizes.head_width
+        unfused = toolchain.missing(variables, capability=capability, head_width=head_width) or model.network.unfused()
     if config.lora_rank:
         unfused = "they do not know LoRA's adapters"
     team = policy.Team(weights=weights, memory_bytes=chosen.memory_bytes) if ranks.world_size > 1 else None
@@ -208,11 +213,13 @@ def _run(
             say=console.say,
             on_evaluation=on_evaluation,
         )
-    other = ranks.differs("settings", json.dumps(job.settings, sort_keys=True))
+    # with other kernels the gradients come in another order, and ranks would add up what does not belong together
+    agreed = {**job.settings, "kernels": policies.kernels.taken}
+    other = ranks.differs("settings", json.dumps(agreed, sort_keys=True))
     if other is not None:
         raise UsageError(
-            f"Rank {other} has another configuration, data or tokenizer than rank 0.",
-            next_step="Give every node the same files.",
+            f"Rank {other} has another configuration, data, tokenizer or choice of kernels than rank 0.",
+            next_step="Give every node the same files and the same packages (kernels: never, if one has no Triton).",
         )
     loop.refuse_drift(job, 0)
     set_up.done("weights to the device")
