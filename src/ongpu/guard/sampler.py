@@ -40,6 +40,8 @@ CALL_TIMEOUT_S = 5.0
 # Silence counts as failure: so often something is said.
 ALIVE_S = 4.0
 GONE_S = 2.0
+# Of processes that came and went between two lines of the tree: a line of the journal has its limit.
+MET_AT_MOST = 4096
 _LOST = frozenset({"NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_UNINITIALIZED", "NVML_ERROR_DRIVER_NOT_LOADED", "timeout"})
 _T = TypeVar("_T")
 
@@ -168,15 +170,15 @@ class Sampler:
                 told[f"{name}_reason"] = reason
         return told
 
-    def sample(self, *, elapsed_s: float = 0.0, close: bool = True) -> None:
-        """One reading of every device, written down where it is due, new, or close to a beginning."""
+    def sample(self, *, elapsed_s: float | None = None, close: bool = True) -> None:
+        """One reading of every device, written where it is due, new or close to a beginning; with no time, always."""
         if self._nvml is None or not self._devices:
             return
         nvml = self._nvml
         told = [self._device(nvml, one.uuid) for one in self._devices]
         self._between.take(told)
         now, seen = self._now(), {str(one["uuid"]): gist(one) for one in told}
-        due = self._kept is None or now - self._kept[0] >= self._pace.kept_after_s(elapsed_s)
+        due = self._kept is None or elapsed_s is None or now - self._kept[0] >= self._pace.kept_after_s(elapsed_s)
         fresh = close or self._kept is None or is_news(self._kept[1], seen, news_bytes=self._pace.news_bytes)
         if not due and not (fresh and self._allowance.lasts(now)):
             return
@@ -221,13 +223,16 @@ class Sampler:
 
     def tree(self, members: list[Member], *, elapsed_s: float = 0.0, close: bool = True) -> None:
         """The processes of the tree since the last such line, when they have changed."""
-        self._met.update({(one.pid, one.start_time): one for one in members})
+        for one in members:
+            if len(self._met) < MET_AT_MOST:
+                self._met[one.pid, one.start_time] = one
         if self._tree == tuple(members):
             return
         now = self._now()
         due = close or now - self._tree_at >= self._pace.kept_after_s(elapsed_s)
         if not due and not self._allowance.lasts(now):
             return
+        self._met.update({(one.pid, one.start_time): one for one in members})
         met, self._met = sorted(self._met.values(), key=lambda one: one.pid), {}
         self._tree, self._tree_at = tuple(members), now
         rows = [{"pid": one.pid, "ppid": one.ppid, "start_time": one.start_time} for one in met]
@@ -245,7 +250,7 @@ class Sampler:
         while True:
             began = self._now()
             elapsed_s = began - start
-            close = elapsed_s < self._pace.close_s or began < burst_until
+            close = elapsed_s < self._pace.close_s or (began < burst_until and self._allowance.lasts(began))
             self.tree(watched.look(), elapsed_s=elapsed_s, close=close)
             self.sample(elapsed_s=elapsed_s, close=close)
             if began >= energy_at + (ENERGY_S if close else self._pace.kept_after_s(elapsed_s)):
