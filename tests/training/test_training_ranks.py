@@ -118,7 +118,7 @@ def test_a_rank_that_cannot_go_on_stops_all_with_its_reason(ended: Ended) -> Non
     assert ": rank 1 of 2: " in ended.errors[1].splitlines()[0]
     for text in (
         "already holds config.json",
-        "Rank 1 has another configuration, data or tokenizer than rank 0.",
+        "Rank 1 has another configuration, data, tokenizer or choice of kernels than rank 0.",
         "the update was withheld",
         "unrecognized arguments",
     ):
