@@ -193,6 +193,10 @@ def redact_file(path: Path, redact: Callable[[str], str]) -> bool:
             f"{path} could not be searched for secrets: {error.strerror}.",
             next_step="Free space on that disk, or name another folder with --evidence.",
         ) from error
+    except BaseException:  # interrupted: half a copy is no file of a bundle
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
     return True
 
 

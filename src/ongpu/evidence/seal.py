@@ -157,7 +157,8 @@ def recover(
                 f"{folder} holds no complete record: the run died before it began.",
                 next_step="Delete the folder and run again.",
             )
-        for name in (*_TEMPORARY, ENVELOPE_NAME, *_PAGES):
+        searched = [path.name for path in folder.glob(".*.tmp") if (folder / path.name[1:-4]).exists()]
+        for name in (*_TEMPORARY, *searched, ENVELOPE_NAME, *_PAGES):
             (folder / name).unlink(missing_ok=True)
         if not any(one.kind == "files" for one in journal.observations()):
             redact_folder(folder, redact)  # the run died before it had searched what its command wrote

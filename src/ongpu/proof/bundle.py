@@ -160,9 +160,10 @@ class Bundle:
                 on_event=snapshot.on_event,
             )
         finally:
-            snapshot.join()
-            if settings.log_path is not None and settings.log_path.exists():
-                self._clean(settings.log_path)
+            with self._doors.interrupts.held():  # what was printed is searched whole, or not kept
+                snapshot.join()
+                if settings.log_path is not None and settings.log_path.exists():
+                    self._clean(settings.log_path)
         snapshot.raise_failure()
         return result
 
@@ -179,7 +180,7 @@ class Bundle:
             except WorkError:
                 self._journal.give_back_reserve()
                 redact_file(log, cleaned)
-        except WorkError:
+        except BaseException:  # also who insists on an end
             with contextlib.suppress(OSError):
                 log.unlink()
             raise
