@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,20 @@ def test_a_stopped_run_keeps_a_checkpoint_and_resumes_the_same_series(tmp_path: 
     assert [one["step"] for one in metrics(out)] == list(range(1, 61))
     assert losses(out) == losses(tmp_path / "straight")
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "straight/model.safetensors").read_bytes()
+
+
+def test_a_signal_while_the_model_is_saved_does_not_lose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = RunFolder.save_model
+
+    def save_late(folder: RunFolder, write: Callable[[Path], None]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(folder, write)
+
+    monkeypatch.setattr(RunFolder, "save_model", save_late)
+    out = tmp_path / "out"
+    assert run("--config", config(tmp_path), "--output", out, "--device", "cpu", "--max_steps", 1) == 0
+    assert (out / "model.safetensors").exists()
+    assert json.loads((out / "run.json").read_text())["state"] == "finished"
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_used(

@@ -55,7 +55,8 @@ def save(output: Path, *, step: int, tensors: Mapping[str, Any], settings: Mappi
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     try:
         parent.mkdir(exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        for left in parent.glob(".partial-step-*"):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         aside.mkdir()
         safetensors.torch.save_file(plain, aside / _STATE)
         (aside / _META).write_text(json.dumps({"step": step, "settings": dict(settings)}, indent=2) + "\n", "utf-8")
@@ -70,9 +71,10 @@ def save(output: Path, *, step: int, tensors: Mapping[str, Any], settings: Mappi
         sync(parent)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
+        older = "(the older checkpoint is intact) and continue with --resume."
         raise WorkError(
             f"The checkpoint of step {step} cannot be written to {parent}: {error}.",
-            next_step="Free some space (older checkpoints are intact) and continue with --resume.",
+            next_step=f"Free some space {older if _folders(output) else 'and start in another --output.'}",
         ) from None
     for old in _folders(output)[keep:]:
         shutil.rmtree(old, ignore_errors=True)

@@ -31,6 +31,7 @@ from ongpu.training.config import Config
 from ongpu.training.console import Console, SetUp
 from ongpu.training.output import Elsewhere, RunFolder
 from ongpu.training.ranks import Alone, join, unexpected
+from ongpu.training.signals import StopRequest, stop_on_signal
 
 if TYPE_CHECKING:
     from ongpu.training.assemble import Model
@@ -68,7 +69,10 @@ def main(argv: Sequence[str]) -> int:
         return error.exit_status
     except KeyboardInterrupt as error:
         ranks.tell(unexpected(error))
-        console.error("error: Interrupted at once; the step in progress is lost.", "next: Run it again.")
+        console.error(
+            "error: Interrupted at once; what was in progress is lost.",
+            "next: Run it again, with --resume where there is a checkpoint.",
+        )
         return InterruptedRunError.exit_status
     except Exception as error:
         ranks.tell(unexpected(error))
@@ -240,8 +244,9 @@ def _run(
     }
     folder.write_state("running", facts)
     try:
-        with _named_failures(chosen.kind, variables), ranks.blamed():
-            figures = _steps(job, console, done=done, set_up=set_up)
+        # a signal that comes while the model is saved ends nothing: all steps are done, and this keeps them
+        with _named_failures(chosen.kind, variables), ranks.blamed(), stop_on_signal() as stop:
+            figures = _steps(job, console, done=done, set_up=set_up, stop=stop)
             saving = time.perf_counter()
             loop.refuse_drift(job, config.max_steps)
             job.weights.restore()
@@ -317,7 +322,7 @@ def _resume(job: Job, console: Console) -> int:
     return found.step
 
 
-def _steps(job: Job, console: Console, *, done: int, set_up: SetUp) -> dict[str, object]:
+def _steps(job: Job, console: Console, *, done: int, set_up: SetUp, stop: StopRequest) -> dict[str, object]:
     import torch  # noqa: PLC0415 - see _torch
 
     from ongpu.training import loop, memory  # noqa: PLC0415 - imports torch
@@ -340,8 +345,7 @@ def _steps(job: Job, console: Console, *, done: int, set_up: SetUp) -> dict[str,
 
     too_large = ""
     try:
-        with loop.stop_on_signal() as stop:
-            loop.train(job, done=done, stop=stop, on_step=on_step)
+        loop.train(job, done=done, stop=stop, on_step=on_step)
         events.close()
     except torch.OutOfMemoryError as error:
         too_large = memory.text_of(error)

@@ -51,7 +51,9 @@ class RunFolder:
                 )
             if not resume and taken:
                 how = f"a {state} run" if state else f"{taken[0]}, which this run would write"
-                more = "" if state is None or state == "finished" else ", or continue it with --resume"
+                more = "" if state is None or state == "finished" else ", or remove that folder"
+                if more and any((path / CHECKPOINTS).glob("step-*")):
+                    more = ", or continue it with --resume"
                 raise UsageError(f"The output folder {path} already holds {how}.", next_step=f"{_NEXT}{more}.")
             created = tuple(folder for folder in (path, *path.parents) if not folder.exists())
             path.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ class Place:
             what = ", ".join(wrong) or "RANK and LOCAL_RANK"
             raise UsageError(
                 f"A launcher asks for {said} processes (WORLD_SIZE), and {what} in the environment cannot be used.",
-                next_step="Start it with torchrun (see docs/training.md), or unset WORLD_SIZE to train in one process.",
+                next_step="Start it with torchrun (docs/training-gpus.md), or unset WORLD_SIZE to train alone.",
             )
         return cls(
             rank=int(variables["RANK"]),
