@@ -1,7 +1,7 @@
 """``make bench``: the benchmarks that run anywhere, CPU scale, one after the other.
 
-Start-up of the commands, mutated bundles against the checker, a run of a week, and the speed of the diagnosis. The
-others need a GPU (``train_plan.sh``, ``tests/guard/guard_overhead.py``), large wheels (``scan_speed.py``,
+Start-up of the commands, mutated bundles against the checker, a run of a week, the speed of the diagnosis, and the
+training beside transformers. The others need a GPU (``train_plan.sh``, ``tests/guard/guard_overhead.py``), large wheels (``scan_speed.py``,
 ``scan_truth.py``) or a quarter of an hour (``faults.py``): their docstrings say how.
 """
 
@@ -17,6 +17,7 @@ RUNS = (
     ("mutated bundles", [str(HERE / "mutate_bundles.py"), "--count", "2000"]),
     ("a run of a week", [str(HERE / "long_run.py")]),
     ("diagnosis", [str(HERE / "diagnose_speed.py")]),
+    ("training, CPU scale", [str(HERE / "train_cpu.py")]),
 )
 
 
