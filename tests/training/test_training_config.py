@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,13 @@ def test_options_are_checked_like_keys() -> None:
     assert configuration.override(Config(), {"max_steps": 3}).max_steps == 3
     with pytest.raises(UsageError, match="--device gpu is not one of cuda, cpu, auto"):
         configuration.override(Config(), {"device": "gpu"})
+
+
+def test_the_page_has_every_key_with_its_default() -> None:
+    page = (CONFIGS.parents[1] / "docs/training.md").read_text("utf-8").partition("| key | default |")[2]
+    told = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", page.partition("\n\n")[0], re.MULTILINE)
+    said = {field.name: str(field.default) for field in dataclasses.fields(Config)}
+    assert dict(told) == {key: value.lower() if value in {"True", "False"} else value for key, value in said.items()}
 
 
 def test_every_number_has_a_rule() -> None:
