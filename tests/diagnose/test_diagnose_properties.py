@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from ongpu.catalog.causes import load_causes
 from ongpu.diagnose import Sure, diagnose
 from ongpu.diagnose.facts import FactReader
-from ongpu.diagnose.match import scan
+from ongpu.diagnose.match import RuleIndex, scan
 from ongpu.diagnose.text import blocks, clean
 from ongpu.domain.verdict import Cause
 
@@ -48,7 +48,7 @@ def test_memory_is_bounded_where_every_line_is_new() -> None:
             letters = "".join(chr(97 + number // 26**place % 26) for place in range(5))
             yield f"cuda {letters} memory driver {letters}\n".encode()
 
-    signals = scan(parts(), load_causes().rules)
+    signals = scan(parts(), RuleIndex(load_causes().rules))
     assert signals.lines == 60_000
     assert all(len(signal.hits()) <= 440 for signal in signals.fired.values())
 

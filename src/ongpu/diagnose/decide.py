@@ -15,13 +15,14 @@ The order of reasoning, each step shown in the result:
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from ongpu.catalog.causes import CauseCatalog, Rule, Strength, load_causes
 from ongpu.diagnose.derive import derived
-from ongpu.diagnose.match import Hit, Signal, Signals, scan
+from ongpu.diagnose.match import Hit, RuleIndex, Signal, Signals, scan
 from ongpu.diagnose.model import Diagnosis, Facts, Finding, Rejected, Sure
 from ongpu.domain.verdict import Cause
 
@@ -85,14 +86,21 @@ def diagnose(
     :param data: the log, whole or in parts of any size.
     :param platform: ``linux``, ``windows`` or ``wsl``, for the next step; read from the log where ``None``.
     """
+    index = _own_index() if catalog is None else RuleIndex(catalog.rules, catalog.hypothetical)
     catalog = catalog or load_causes()
-    signals = scan(data, catalog.rules, catalog.hypothetical)
+    signals = scan(data, index)
     found = _decide(signals, catalog, platform=platform)
     if not signals.unread_lines:
         return found
     sure = Sure.INFERRED if found.sure is Sure.DECISIVE else found.sure
     question = found.question or catalog.causes[found.cause].question or None
     return dataclasses.replace(found, sure=sure, question=question, unread_lines=signals.unread_lines)
+
+
+@functools.cache
+def _own_index() -> RuleIndex:
+    catalog = load_causes()
+    return RuleIndex(catalog.rules, catalog.hypothetical)
 
 
 def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) -> Diagnosis:

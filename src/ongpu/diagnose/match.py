@@ -162,12 +162,31 @@ class Signals:
     unread_lines: int
 
 
-def scan(data: bytes | Iterable[bytes], rules: Sequence[Rule], hypothetical: Sequence[str] = ()) -> Signals:
-    """Match every rule against every line. Memory stays bounded whatever the size of the log.
+class RuleIndex:
+    """Rules made ready to be matched: made once, used for any number of logs.
 
     :param hypothetical: a line with one of these literals is no hit of a rule that has a cause.
     """
-    matcher = _Matcher(rules, hypothetical)
+
+    def __init__(self, rules: Sequence[Rule], hypothetical: Sequence[str] = ()) -> None:
+        self.rules = tuple(rules)
+        self.hypothetical = tuple(map(_kind_literal, hypothetical))
+        self.contexts = frozenset(rule.id for rule in rules if rule.cause is None)
+        self.kind_none = {rule.id: tuple(map(_kind_literal, rule.none)) for rule in rules}
+        self.none = {rule.id: tuple(literal.encode() for literal in rule.none) for rule in rules}
+        self.by_anchor: dict[bytes, list[_Group]] = {}
+        for group in _groups(rules):
+            self.by_anchor.setdefault(group.anchor, []).append(group)
+        literals = {literal for rule in rules for group in rule.match for literal in map(_kind_literal, group)}
+        literals.update(_kind_literal(literal) for (literal,) in FACT_LITERALS)
+        literals.update(literal for found in self.kind_none.values() for literal in found)
+        literals.update(self.hypothetical)
+        self.literals = frozenset(literals)
+
+
+def scan(data: bytes | Iterable[bytes], index: RuleIndex) -> Signals:
+    """Match every rule against every line. Memory stays bounded whatever the size of the log."""
+    matcher = _Matcher(index)
     lines = 0
     for block in blocks(data):
         matcher.read(block)
@@ -182,22 +201,11 @@ _ANY_LINE: Final[_Exact] = ((), ())
 
 
 class _Matcher:
-    def __init__(self, rules: Sequence[Rule], hypothetical: Sequence[str]) -> None:
-        self._hypothetical = tuple(map(_kind_literal, hypothetical))
-        self._contexts = frozenset(rule.id for rule in rules if rule.cause is None)
-        self.signals = {rule.id: Signal(rule=rule) for rule in rules}
+    def __init__(self, index: RuleIndex) -> None:
+        self._index = index
+        self.signals = {rule.id: Signal(rule=rule) for rule in index.rules}
         self.facts = FactReader()
-        self._kind_none = {rule.id: tuple(map(_kind_literal, rule.none)) for rule in rules}
-        self._none = {rule.id: tuple(literal.encode() for literal in rule.none) for rule in rules}
-        self._by_anchor: dict[bytes, list[_Group]] = {}
-        literals = {literal for rule in rules for group in rule.match for literal in map(_kind_literal, group)}
-        literals.update(_kind_literal(literal) for (literal,) in FACT_LITERALS)
-        literals.update(literal for found in self._kind_none.values() for literal in found)
-        literals.update(self._hypothetical)
-        groups = list(_groups(rules))
-        for group in groups:
-            self._by_anchor.setdefault(group.anchor, []).append(group)
-        self._words = WordTable(literals, anchors={group.anchor for group in groups})
+        self._words = WordTable(index.literals, anchors=set(index.by_anchor))
         self._kinds: dict[bytes, _Wanted | None] = {}
         self._reduced: dict[bytes, _Wanted | None] = {}
         self._looked_at = 0
@@ -262,7 +270,7 @@ class _Matcher:
             self.facts.read(clean(raw))
 
     def _matches(self, rule: Rule, lowered: bytes, alternatives: tuple[_Exact, ...]) -> bool:
-        if any(literal in lowered for literal in self._none[rule.id]):
+        if any(literal in lowered for literal in self._index.none[rule.id]):
             return False
         return any(
             all(one in lowered for one in plain) and all(one.search(lowered) for one in numbered)
@@ -303,16 +311,16 @@ class _Matcher:
         for group in self._groups_in(text, self._words.anchors_of(text)):
             facts = facts or group.facts
             for name in group.rules:
-                against = [literal for literal in self._kind_none[name] if literal in text]
+                against = [literal for literal in self._index.kind_none[name] if literal in text]
                 if any(b"0" in literal for literal in against):
                     doubtful.setdefault(name, []).append(_ANY_LINE)
                 elif not against:
                     certain.add(name)
             for name, exact in group.doubtful:
                 doubtful.setdefault(name, []).append(exact)
-        if any(literal in text for literal in self._hypothetical):
-            certain &= self._contexts
-            doubtful = {name: exact for name, exact in doubtful.items() if name in self._contexts}
+        if any(literal in text for literal in self._index.hypothetical):
+            certain &= self._index.contexts
+            doubtful = {name: exact for name, exact in doubtful.items() if name in self._index.contexts}
         if not (certain or doubtful or facts):
             return None
         return _Wanted(
@@ -324,8 +332,9 @@ class _Matcher:
     def _groups_in(self, text: bytes, anchors: set[bytes]) -> list[_Group]:
         """The alternatives whose every literal is in the kind. The innermost loop of hostile logs: kept bare."""
         found: list[_Group] = []
+        by_anchor = self._index.by_anchor
         for anchor in anchors:
-            for group in self._by_anchor[anchor]:
+            for group in by_anchor[anchor]:
                 for literal in group.others:
                     if literal not in text:
                         break
