@@ -1,8 +1,8 @@
 """``make bench``: the benchmarks that run anywhere, CPU scale, one after the other.
 
 Start-up of the commands, mutated bundles against the checker, a run of a week, the speed of the diagnosis, and the
-training beside transformers. The others need a GPU (``train_plan.sh``, ``tests/guard/guard_overhead.py``), large wheels (``scan_speed.py``,
-``scan_truth.py``) or a quarter of an hour (``faults.py``): their docstrings say how.
+training beside transformers. The others need a GPU (``train_plan.sh``, ``tests/guard/guard_overhead.py``), large wheels
+(``scan_speed.py``, ``scan_truth.py``) or a quarter of an hour (``faults.py``): their docstrings say how.
 """
 
 from __future__ import annotations
