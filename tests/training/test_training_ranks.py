@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import transformers
 
 from ongpu.errors import UsageError
+from ongpu.training import checkpoint
 from ongpu.training.batches import HeldOut, Stream
-from ongpu.training.data import Example
+from ongpu.training.data import BytePairTokenizer, Example
 from ongpu.training.dataset import jsonl
 from ongpu.training.main import main
 from ongpu.training.place import Place
@@ -60,6 +62,15 @@ def alone(*given: object) -> int:
     return main([str(one) for one in given])
 
 
+def _with_dropout(folder: Path) -> None:
+    """A model that transformers opens and that draws random numbers in every step."""
+    sizes = {"vocab_size": 400, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    settings = transformers.GPT2Config(**sizes, activation_function="relu", bos_token_id=0, eos_token_id=0)
+    transformers.AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
+    texts = ["Question: What is 1 + 1?", "1. It is 2. Answer: 2"]
+    BytePairTokenizer.from_texts(texts, vocab_size=300).save(folder)
+
+
 @dataclass(frozen=True)
 class Ended:
     """What two ranks left behind: their folder, their statuses by job, and what each wrote."""
@@ -89,6 +100,11 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
         jobs[name] = [options(config(folder, name, **COMMON, **way), folder / name)] * 2
     jobs["begun"] = [options(folder / "plain.yaml", folder / "again", "--max_steps", 2)] * 2
     jobs["resumed"] = [options(folder / "plain.yaml", folder / "again", "--resume", "--parallel", "fsdp")] * 2
+    _with_dropout(folder / "model")
+    dropout = config(folder, "dropout", **{**COMMON, "model": str(folder / "model"), "weights": "pretrained"})
+    jobs["dropout"] = [options(dropout, folder / "dropout")] * 2
+    jobs["dropout begun"] = [options(dropout, folder / "dropped", "--max_steps", 2)] * 2
+    jobs["dropout resumed"] = [options(dropout, folder / "dropped", "--resume")] * 2
     long = config(folder, "long", max_steps=20_000, log_every=1)
     jobs["signal"] = [options(long, folder / "long")] * 2
     jobs["killed"] = [options(long, folder / "long", "--resume")] * 2
@@ -156,6 +172,14 @@ def test_a_run_is_resumed_in_parts_or_by_another_number_of_ranks(ended: Ended, t
     path = config(ended.folder, "one", **{**COMMON, "batch_size": 4})  # one process, as many records a step
     assert alone(*options(path, out, "--resume")) == 0
     assert losses(out) == pytest.approx(losses(ended.folder / "plain"), rel=1e-5)
+
+
+def test_every_rank_goes_on_with_its_own_random_numbers(ended: Ended) -> None:
+    assert losses(ended.folder / "dropped") == losses(ended.folder / "dropout")
+    found = checkpoint.newest(ended.folder / "dropped", note=lambda _: None)
+    assert found is not None
+    states = checkpoint.load_tensors(found)
+    assert not torch.equal(states["rng.cpu"], states["rng.cpu.1"])
 
 
 def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_a_killed_one_is_missed(ended: Ended) -> None:

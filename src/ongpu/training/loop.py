@@ -188,9 +188,10 @@ def save_checkpoint(job: Job, step: int) -> str:
     :raises WorkError: it cannot be written, or the ranks' weights are no longer the same.
     """
     refuse_drift(job, step)
-    tensors: dict[str, Any] = {"optimizer.step_count": job.optimizer.step_count, "rng.cpu": torch.get_rng_state()}
-    if job.device == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    tensors: dict[str, Any] = {"optimizer.step_count": job.optimizer.step_count}
+    for generator, state in _random_states(job.device).items():
+        for rank, one in enumerate(job.ranks.every(state.to(job.device))):
+            tensors[_of_rank(generator, rank)] = one
     for name, weight in job.weights.masters.items():
         tensors[f"model.{name}"] = job.weights.whole(name, weight)
         for key, value in job.optimizer.state.get(weight, {}).items():
@@ -201,6 +202,18 @@ def save_checkpoint(job: Job, step: int) -> str:
         return str(checkpoints.save(job.folder.path, step=step, tensors=tensors, settings=job.settings, keep=keep))
 
     return job.ranks.share("checkpoint", write)
+
+
+def _random_states(device: str) -> dict[str, Any]:
+    """Where this rank's random numbers go on: dropout draws them, in models of transformers."""
+    states = {"rng.cpu": torch.get_rng_state()}
+    if device == "cuda":
+        states["rng.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _of_rank(generator: str, rank: int) -> str:
+    return f"{generator}.{rank}" if rank else generator
 
 
 def refuse_drift(job: Job, step: int) -> None:
@@ -222,10 +235,11 @@ def restore(job: Job, found: checkpoints.Checkpoint) -> None:
     checkpoints.refuse_other_run(found, job.settings)
     tensors = checkpoints.load_tensors(found) if job.ranks.first else {}
 
-    def fetch(key: str, shape: Any) -> Any:
+    def fetch(key: str, shape: Any, dtype: Any = torch.float32) -> Any:
         if job.ranks.world_size == 1:
             return tensors[key]
-        whole = tensors[key].to(job.device) if job.ranks.first else torch.empty(shape, device=job.device)
+        empty = torch.empty(shape, dtype=dtype, device=job.device)
+        whole = tensors[key].to(job.device) if job.ranks.first else empty
         job.ranks.copy(whole)
         return whole
 
@@ -237,7 +251,12 @@ def restore(job: Job, found: checkpoints.Checkpoint) -> None:
             for key, value in job.optimizer.state.get(weight, {}).items():
                 job.weights.put(name, value, fetch(f"{key}.{name}", shape))
     job.weights.publish()
-    if job.ranks.first:  # the others go on from their seeds: only dropout, which our own models lack, draws here
-        torch.set_rng_state(tensors["rng.cpu"])
-        if job.device == "cuda" and "rng.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
+    kept = job.ranks.share("random states", lambda: [key for key in tensors if key.startswith("rng.")])
+    for generator, state in _random_states(job.device).items():
+        for rank in range(job.ranks.world_size):
+            key = _of_rank(generator, rank)
+            if key not in kept:
+                continue  # a rank more than the run had that was stopped: it goes on from its seed
+            there = fetch(key, state.shape, torch.uint8).to("cpu")
+            if rank == job.ranks.rank:
+                (torch.cuda if generator == "rng.cuda" else torch).set_rng_state(there)

@@ -81,6 +81,10 @@ class Alone:
         """``tensor`` with the sum over all ranks in it."""
         return tensor
 
+    def every(self, tensor: Any) -> list[Any]:
+        """The ``tensor`` of every rank, by rank."""
+        return [tensor]
+
     def copy(self, tensor: Any) -> None:
         """Put the first rank's ``tensor`` into that of every rank."""
 
@@ -213,6 +217,15 @@ class Together(Alone):
 
         dist.all_reduce(tensor)
         return tensor
+
+    def every(self, tensor: Any) -> list[Any]:
+        """The ``tensor`` of every rank, by rank."""
+        import torch  # noqa: PLC0415 - see _client
+        import torch.distributed as dist  # noqa: PLC0415 - see _client
+
+        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(gathered, tensor)
+        return gathered
 
     def copy(self, tensor: Any) -> None:
         """Put the first rank's ``tensor`` into that of every rank."""
