@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import random
 import subprocess
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from ongpu.errors import UsageError, WorkError
 from ongpu.training import gpt2, hub
 from ongpu.training.batches import HeldOut, Stream
 from ongpu.training.config import Config
-from ongpu.training.data import BytePairTokenizer, Example, Tokenizer, encode
+from ongpu.training.data import BytePairTokenizer, Tokenizer, Tokens, encode
 from ongpu.training.folder import open_folder
 from ongpu.training.layers import NotOfThisShapeError
 from ongpu.training.loop import Job
@@ -101,7 +100,7 @@ def make_model(config: Config, records: Sequence[Record], *, say: Callable[[str]
     return Model(network=wrapped, tokenizer=loaded, native=False)
 
 
-def make_examples(source: Records, model: Model, config: Config, *, say: Callable[[str], None]) -> tuple[Example, ...]:
+def make_examples(source: Records, model: Model, config: Config, *, say: Callable[[str], None]) -> Tokens:
     """The records as tokens; ``say`` is told what was cut, skipped or left out.
 
     :raises UsageError: nothing is left to learn from.
@@ -110,30 +109,29 @@ def make_examples(source: Records, model: Model, config: Config, *, say: Callabl
     if length < config.max_seq_length:
         say(f"Data: the model takes {length} tokens at most, so max_seq_length {config.max_seq_length} becomes that.")
     made = encode(source.records, model.tokenizer, max_length=length, completion_only=config.loss_on == "completion")
-    usable = tuple(example for example in made if example.targets)
-    cut = [example for example in made if example.cut_tokens]
-    cut_tokens = sum(example.cut_tokens for example in cut)
+    usable = made.pick(made.targets > 0)
+    cut, cut_tokens = made.cut_records, int(made.cut.sum())
     say(f"Data: {source.name}, {len(source.records)} records, sha256 {source.sha256}")
-    say(f"Data: {len(cut)} of {len(made)} records are longer than {length} tokens and were cut, {cut_tokens:,} tokens.")
+    say(f"Data: {cut} of {len(made)} records are longer than {length} tokens and were cut, {cut_tokens:,} tokens.")
     if source.skipped:
         first = source.skipped[0]
         say(f"Data: {len(source.skipped)} bad lines skipped; the first is line {first.number}: {first.reason}.")
     if len(usable) < len(made):
         say(f"Data: {len(made) - len(usable)} records left out: their prompt alone fills the {length} tokens.")
-    if not usable:
+    if not len(usable):
         raise UsageError(
             f"No record has anything to learn within {length} tokens.", next_step="Raise --max_seq_length."
         )
     return usable
 
 
-def split(examples: Sequence[Example], config: Config) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+def split(examples: Tokens, config: Config) -> tuple[Tokens, Tokens | None]:
     """Examples to train on and examples held out, by the seed alone.
 
     :raises UsageError: a part would be empty.
     """
     if not config.eval_fraction:
-        return tuple(examples), ()
+        return examples, None
     count = max(1, round(len(examples) * config.eval_fraction))
     if count >= len(examples):
         raise UsageError(
@@ -141,9 +139,9 @@ def split(examples: Sequence[Example], config: Config) -> tuple[tuple[Example, .
         )
     indices = list(range(len(examples)))
     random.Random(f"{config.seed}/held out").shuffle(indices)
-    apart = set(indices[:count])
-    kept = tuple(example for index, example in enumerate(examples) if index not in apart)
-    return kept, tuple(examples[index] for index in sorted(apart))
+    apart = torch.zeros(len(examples), dtype=torch.bool)
+    apart[torch.tensor(indices[:count])] = True
+    return examples.pick(~apart), examples.pick(apart)
 
 
 def make_job(
@@ -151,7 +149,7 @@ def make_job(
     *,
     device: str,
     model: Model,
-    examples: Sequence[Example],
+    examples: Tokens,
     data_sha256: str,
     policy: Policy,
     folder: RunFolder,
@@ -200,7 +198,6 @@ def make_job(
     do_step: Step = EagerStep(weights, optimizer, config=config, device=device, reduction=reduction)
     if policy.cuda_graph.taken:
         do_step = RecordedStep(weights, optimizer, config=config, device=device, note=say, reduction=reduction)
-    tokens = hashlib.sha256(repr([example.ids for example in examples]).encode()).hexdigest()
     return Job(
         config=config,
         device=device,
@@ -208,13 +205,13 @@ def make_job(
         optimizer=optimizer,
         do_step=do_step,
         stream=stream,
-        held_out=HeldOut(apart, batch_size=config.batch_size, fill=fill) if apart else None,
+        held_out=HeldOut(apart, batch_size=config.batch_size, fill=fill) if apart is not None else None,
         folder=folder,
         settings={
             **_computed(config, policy),
             "records_a_step": _batches_a_step(config, ranks) * (1 if config.batch_tokens else config.batch_size),
             "data_sha256": data_sha256,
-            "tokens_sha256": tokens,
+            "tokens_sha256": examples.digest(),
         },
         ranks=ranks,
         warnings=warnings,
@@ -244,7 +241,7 @@ def _batches_a_step(config: Config, ranks: Alone) -> int:
     return config.grad_accumulation_steps * ranks.world_size
 
 
-def _refuse_batch_tokens(config: Config, examples: Sequence[Example], *, policy: Policy) -> None:
+def _refuse_batch_tokens(config: Config, examples: Tokens, *, policy: Policy) -> None:
     if not config.batch_tokens:
         return
     if not policy.packing.taken:
@@ -252,7 +249,7 @@ def _refuse_batch_tokens(config: Config, examples: Sequence[Example], *, policy:
             f"batch_tokens counts the tokens of packed rows, but packing: {policy.packing.reason}.",
             next_step="Set packing: true, or go by batch_size with batch_tokens: 0.",
         )
-    longest = max(len(example.ids) for example in examples)
+    longest = int(examples.lengths.max())
     if longest > config.batch_tokens:
         raise UsageError(
             f"The longest record has {longest} tokens, more than batch_tokens {config.batch_tokens}.",

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
 from ongpu.training.attention import Layout
-from ongpu.training.data import IGNORED, Example
+from ongpu.training.data import IGNORED, Example, Tokens
 
 _ROUND: Final = 64
 """Tokens of a packed row are a multiple of this: products of odd sizes are slower on tensor cores."""
+_KEPT_PLACES: Final = 1 << 25
+"""Places of shuffled epochs that are kept, four bytes each: shuffling a million records takes most of a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,7 @@ class Stream:
 
     def __init__(
         self,
-        examples: Sequence[Example],
+        examples: Tokens | Iterable[Example],
         *,
         seed: int,
         batch_size: int,
@@ -70,18 +74,18 @@ class Stream:
     ) -> None:
         self._rank, self._world_size = rank, world_size
         self._seed, self._batch_size, self._micro_steps = seed, batch_size, micro_steps
-        self._examples, self._fill, self._pinned = examples, fill, pinned
-        self._ids = [torch.tensor(example.ids) for example in examples]
-        self._labels = [torch.tensor(example.labels) for example in examples]
-        self._targets = [example.targets for example in examples]
-        self._lengths = [len(example.ids) for example in examples]
+        self._tokens = examples if isinstance(examples, Tokens) else Tokens.of(examples)
+        self._fill, self._pinned = fill, pinned
+        self._targets: list[int] = self._tokens.targets.tolist()
+        self._lengths: list[int] = self._tokens.lengths.tolist()
         self.longest = max(self._lengths)
-        self._epoch, self._shuffled = -1, list(range(len(examples)))
+        self._orders: dict[int, array[int]] = {}
+        self._ends_epoch, self._ends = -1, array("q")
         self._packed, self._batch_tokens = packed, batch_tokens
         batches = max_steps * micro_steps * world_size
         self._starts = self._filled(batches) if batch_tokens else range(0, (batches + 1) * batch_size, batch_size)
         self._most_records = max(after - start for start, after in itertools.pairwise(self._starts))
-        self.row_tokens = self._row_tokens(batches) if packed else self.longest
+        self.row_tokens = self._row_tokens() if packed else self.longest
 
     def step(self, number: int) -> list[Batch]:
         """This rank's micro-batches of a step, counted from 1."""
@@ -108,7 +112,7 @@ class Stream:
         """The first step's worth of batches of another size, for measuring: tokens where these go by tokens."""
         by_tokens = bool(self._batch_tokens)
         return Stream(
-            self._examples,
+            self._tokens,
             seed=self._seed,
             batch_size=self._batch_size if by_tokens else size,
             batch_tokens=max(size, self.longest) if by_tokens else 0,
@@ -120,59 +124,90 @@ class Stream:
         )
 
     def _records(self, batch: int) -> tuple[int, ...]:
-        return tuple(self._at(place) for place in range(self._starts[batch], self._starts[batch + 1]))
+        return tuple(
+            index
+            for epoch, first, last in self._pieces(self._starts[batch], self._starts[batch + 1])
+            for index in self._order(epoch)[first:last]
+        )
+
+    def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """The places from ``start`` to ``end`` by epochs: which, and from where to where in it."""
+        while start < end:
+            epoch, first = divmod(start, len(self._lengths))
+            last = min(len(self._lengths), first + end - start)
+            yield epoch, first, last
+            start += last - first
 
     def _filled(self, batches: int) -> list[int]:
         """The first record of each batch, and the end, where a batch is as many whole records as fit."""
         starts, place = [0], 0
         for _ in range(batches):
-            room = self._batch_tokens
-            while (length := self._lengths[self._at(place)]) <= room:
-                room, place = room - length, place + 1
+            room, full = self._batch_tokens, False
+            while not full:
+                epoch, first = divmod(place, len(self._lengths))
+                ends = self._ends_of(epoch)
+                last = bisect_right(ends, ends[first] + room) - 1
+                room, place = room - (ends[last] - ends[first]), place + last - first
+                full = last < len(self._lengths)  # else the next epoch's first records may fit too
             starts.append(place)
         return starts
 
-    def _at(self, place: int) -> int:
-        epoch, offset = divmod(place, len(self._ids))
-        if epoch != self._epoch:
-            self._shuffled = list(range(len(self._ids)))
-            random.Random(f"{self._seed}/{epoch}").shuffle(self._shuffled)
-            self._epoch = epoch
-        return self._shuffled[offset]
+    def _order(self, epoch: int) -> array[int]:
+        """The records of an epoch, in the order in which they come."""
+        order = self._orders.pop(epoch, None)
+        if order is None:
+            shuffled = list(range(len(self._lengths)))
+            random.Random(f"{self._seed}/{epoch}").shuffle(shuffled)
+            order = array("i", shuffled)
+        self._orders[epoch] = order  # the last one is the one used last
+        while len(self._orders) > max(2, _KEPT_PLACES // len(order)):  # a batch may have two epochs' records
+            del self._orders[next(iter(self._orders))]
+        return order
 
-    def _row_tokens(self, batches: int) -> int:
+    def _ends_of(self, epoch: int) -> array[int]:
+        """Tokens of an epoch before its first record, before its second, ..., and of all."""
+        if epoch != self._ends_epoch:
+            sizes = (self._lengths[index] for index in self._order(epoch))
+            self._ends_epoch, self._ends = epoch, array("q", itertools.accumulate(sizes, initial=0))
+        return self._ends
+
+    def _size(self, start: int, end: int) -> int:
+        """Tokens of the records at these places."""
+        size = 0
+        for epoch, first, last in self._pieces(start, end):
+            ends = self._ends_of(epoch)
+            size += ends[last] - ends[first]
+        return size
+
+    def _row_tokens(self) -> int:
         """The longest packed row of the run, of any rank, rounded up."""
-        most = self._batch_tokens
-        if not most:
-            most = max(sum(self._lengths[index] for index in self._records(batch)) for batch in range(batches))
+        most = self._batch_tokens or max(itertools.starmap(self._size, itertools.pairwise(self._starts)))
         return -(-most // _ROUND) * _ROUND
 
     def _rows(self, indices: tuple[int, ...], share: Any) -> Batch:
         """One record a row, filled on the right: causal attention needs no mask, and filling has no label."""
         ids = self._full(len(indices), self._fill)
         labels = self._full(len(indices), IGNORED)
-        for row, index in enumerate(indices):
-            ids[row, : self._lengths[index]] = self._ids[index]
-            labels[row, : self._lengths[index]] = self._labels[index]
+        found = self._tokens.row(torch.tensor(indices))
+        ids[found.record, found.offset] = found.ids
+        labels[found.record, found.offset] = found.labels
         return self._batch(ids, labels, share, None, indices)
 
     def _pack(self, indices: tuple[int, ...], share: Any) -> Batch:
         """Whole records one behind the other."""
-        lengths = torch.tensor([self._lengths[index] for index in indices])
-        ends = lengths.cumsum(0)
-        real = int(ends[-1])
+        found = self._tokens.row(torch.tensor(indices))
+        lengths, real = found.lengths, len(found.ids)
         ids, labels = self._full(1, self._fill), self._full(1, IGNORED)
-        ids[0, :real] = torch.cat([self._ids[index] for index in indices])
-        labels[0, :real] = torch.cat([self._labels[index] for index in indices])
+        ids[0, :real], labels[0, :real] = found.ids, found.labels
 
+        ends = lengths.cumsum(0)
         starts = ends - lengths
         place = torch.arange(self.longest)
         spread = torch.zeros(self._most_records, self.longest, dtype=torch.int64)
         spread[: len(indices)] = starts[:, None] + torch.minimum(place[None, :], lengths[:, None] - 1)
         gather, positions = self._full(1, 0)[0], self._full(1, 0)[0]
-        record = torch.repeat_interleave(torch.arange(len(indices)), lengths)
-        positions[:real] = torch.arange(real) - starts[record]
-        gather[:real] = record * self.longest + positions[:real]
+        positions[:real] = found.offset
+        gather[:real] = found.record * self.longest + found.offset
 
         # filling is cut into records of its own, for attention that must know where every token belongs
         fillings = -(-(self.row_tokens - real) // self.longest)
@@ -214,9 +249,10 @@ class Stream:
 class HeldOut:
     """Records that are not trained on, one a row."""
 
-    def __init__(self, examples: Sequence[Example], *, batch_size: int, fill: int) -> None:
-        self._examples, self._batch_size, self._fill = examples, batch_size, fill
-        self.targets = sum(example.targets for example in examples)
+    def __init__(self, examples: Tokens | Iterable[Example], *, batch_size: int, fill: int) -> None:
+        self._tokens = examples if isinstance(examples, Tokens) else Tokens.of(examples)
+        self._batch_size, self._fill = batch_size, fill
+        self.targets = int(self._tokens.targets.sum())
 
     def once(self, device: str, *, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """This rank's part of the records, each once, in order.
@@ -224,11 +260,11 @@ class HeldOut:
         Every rank gets as many batches, since weights in parts are gathered by all of them together: one that is too
         many has no labels.
         """
-        starts = list(range(0, len(self._examples), self._batch_size))
+        starts = list(range(0, len(self._tokens), self._batch_size))
         for turn in range(0, len(starts), world_size):
             mine = turn + rank < len(starts)
             start = starts[turn + rank] if mine else 0
-            part = self._examples[start : start + self._batch_size]
+            part = self._tokens.pick(slice(start, start + self._batch_size))
             rows = Stream(
                 part,
                 seed=0,

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from ongpu.errors import UsageError, WorkError
-from ongpu.training.data import IGNORED
+from ongpu.training.data import IGNORED, identity_of
 
 
 class HubTokenizer:
@@ -29,6 +29,16 @@ class HubTokenizer:
     def end_id(self) -> int:
         """The end-of-text token."""
         return int(self._inner.eos_token_id)
+
+    @property
+    def identity(self) -> str:
+        """Of a fast tokenizer, the digest of all that it does; the slow ones are code of their own."""
+        backend = getattr(self._inner, "backend_tokenizer", None)
+        if backend is None:
+            return ""
+        import transformers  # noqa: PLC0415 - see load
+
+        return identity_of(backend.to_str(), f"{type(self._inner).__name__} {transformers.__version__} {self.end_id}")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, with no special tokens added."""

@@ -233,7 +233,7 @@ def _run(
         "config": dataclasses.asdict(config),
         "data": {"name": source.name, "sha256": source.sha256, "records": len(source.records)},
         "skipped_lines": [one.number for one in source.skipped],
-        "cut_records": sum(example.cut_tokens > 0 for example in examples),
+        "cut_records": examples.cut_records,
         "device": chosen.kind,
         "device_name": chosen.title,
         "torch": str(torch.__version__),
