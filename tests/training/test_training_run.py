@@ -236,6 +236,18 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, capsy
     assert json.loads((out / "run.json").read_text())["state"] == "failed"
 
 
+@pytest.mark.parametrize("save_every", [0, 1])
+def test_weights_that_the_last_update_spoiled_are_not_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], save_every: int
+) -> None:
+    path, out = config(tmp_path, learning_rate=1e300, save_every=save_every), tmp_path / "out"
+    assert run("--config", path, "--output", out, "--device", "cpu", "--max_steps", 1) == 1
+    said = "The update of step 1 left transformer.wte.weight with values that are not finite"
+    assert said in capsys.readouterr().err
+    assert not (out / "model.safetensors").exists()
+    assert not list(out.glob("checkpoints/step-*"))
+
+
 def test_a_late_warning_about_an_unsupported_gpu_ends_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

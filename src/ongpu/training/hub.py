@@ -127,9 +127,10 @@ def _named(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - it hands on whatever its own libraries raise for a damaged file
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".,:")
         raise UsageError(
-            f"{what} cannot be loaded: {(lines or [type(error).__name__])[0].rstrip('.:')}.",
+            f"{what} cannot be loaded: {reason}.",
             next_step="Set model to tiny, gpt2, a folder with config.json, weights and tokenizer, or a hub id.",
         ) from None
 

@@ -175,19 +175,20 @@ def _interrupted(job: Job, step: int, name: str) -> InterruptedRunError:
 
 def _not_finite(flight: _Flight, loss: float, norm: float, *, records: Sequence[int]) -> WorkError:
     what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm} (loss {loss:.4f})"
+    learning = "Lower learning_rate" if flight.step > 1 else "Look at the model's weights, which no step has changed"
     return WorkError(
         f"The {what} at step {flight.step} (learning rate {flight.lr:g}, records {list(records)}); "
         "the update was withheld and no model was saved.",
-        next_step="Lower learning_rate, or look at those records (counted from 0, those left out not counted).",
+        next_step=f"{learning}, or look at those records (counted from 0, those left out not counted).",
     )
 
 
 def save_checkpoint(job: Job, step: int) -> str:
     """Write the checkpoint of ``step`` finished steps: the first rank does, and the others wait for it.
 
-    :raises WorkError: it cannot be written, or the ranks' weights are no longer the same.
+    :raises WorkError: it cannot be written, or its weights are spoiled.
     """
-    refuse_drift(job, step)
+    refuse_spoiled(job, step)
     tensors: dict[str, Any] = {"optimizer.step_count": job.optimizer.step_count}
     for generator, state in _random_states(job.device).items():
         for rank, one in enumerate(job.ranks.every(state.to(job.device))):
@@ -214,6 +215,19 @@ def _random_states(device: str) -> dict[str, Any]:
 
 def _of_rank(generator: str, rank: int) -> str:
     return f"{generator}.{rank}" if rank else generator
+
+
+def refuse_spoiled(job: Job, step: int) -> None:
+    """:class:`WorkError` where weights that are about to be saved are not finite, or not the same on all ranks."""
+    with torch.no_grad():
+        finite = torch.stack([weight.isfinite().all() for weight in job.weights.masters.values()])
+    if not bool(finite.all()):
+        name = next(name for name, fine in zip(job.weights.masters, finite.tolist(), strict=True) if not fine)
+        raise WorkError(
+            f"The update of step {step} left {name} with values that are not finite; nothing was saved after it.",
+            next_step="Lower learning_rate, or begin at an older checkpoint with --resume where there is one.",
+        )
+    refuse_drift(job, step)
 
 
 def refuse_drift(job: Job, step: int) -> None:

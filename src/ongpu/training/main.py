@@ -248,7 +248,7 @@ def _run(
         with _named_failures(chosen.kind, variables), ranks.blamed(), stop_on_signal() as stop:
             figures = _steps(job, console, done=done, set_up=set_up, stop=stop)
             saving = time.perf_counter()
-            loop.refuse_drift(job, config.max_steps)
+            loop.refuse_spoiled(job, config.max_steps)
             job.weights.restore()
             folder.save_model(lambda staged: model.save(staged, config))
             figures["saving_seconds"] = time.perf_counter() - saving
