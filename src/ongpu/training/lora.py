@@ -116,7 +116,8 @@ def _by_us(network: Any, config: Config) -> None:
             f"lora_targets names {', '.join(sorted(wanted - known))}, which the model does not have.",
             next_step=f"Use all, or some of: {', '.join(sorted(known))}.",
         )
-    narrowest = min(side for layer in layers.values() for side in layer.weight.shape)
+    chosen = {name: layer for name, layer in layers.items() if not wanted or name.rpartition(".")[2] in wanted}
+    narrowest = min(side for layer in chosen.values() for side in layer.weight.shape)
     if config.lora_rank > narrowest:
         raise UsageError(
             f"lora_rank {config.lora_rank} is more than a layer of this model has: {narrowest}.",
@@ -124,12 +125,11 @@ def _by_us(network: Any, config: Config) -> None:
         )
     for weight in network.parameters():
         weight.requires_grad = False
-    for name, layer in layers.items():
+    for name, layer in chosen.items():
         owner, _, leaf = name.rpartition(".")
-        if not wanted or leaf in wanted:
-            scale = config.lora_alpha / config.lora_rank
-            adapted = Adapted(layer, rank=config.lora_rank, scale=scale, seed=config.seed, name=name)
-            setattr(network.get_submodule(owner), leaf, adapted)
+        scale = config.lora_alpha / config.lora_rank
+        adapted = Adapted(layer, rank=config.lora_rank, scale=scale, seed=config.seed, name=name)
+        setattr(network.get_submodule(owner), leaf, adapted)
 
 
 def _by_peft(network: Any, config: Config) -> None:
