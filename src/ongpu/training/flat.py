@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import torch
 
-from ongpu.training import kernels
+from ongpu.training import update
 from ongpu.training.optimizer import AdamW
 from ongpu.training.precision import Weights
 from ongpu.training.reduce import OneRank
@@ -29,7 +29,7 @@ class FlatWeights(Weights):
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.places = list(_places([weight.numel() for weight in self.trained]))
         size = self.places[-1].stop if self.places else 0
-        self.size = -(-size // kernels.BLOCK) * kernels.BLOCK
+        self.size = -(-size // update.BLOCK) * update.BLOCK
         self.flat = torch.zeros(self.size, dtype=torch.float32, device=device)
         self.copies = torch.zeros(self.size, dtype=torch.bfloat16, device=device)
         self._added: list[Any] = []
@@ -89,7 +89,7 @@ def _places(sizes: list[int]) -> Iterator[slice]:
     start = 0
     for size in sizes:
         yield slice(start, start + size)
-        start += -(-size // kernels.BLOCK) * kernels.BLOCK
+        start += -(-size // update.BLOCK) * update.BLOCK
 
 
 class FlatAdamW(AdamW):
@@ -115,7 +115,7 @@ class FlatAdamW(AdamW):
             views = [flat[place].view(weight.shape) for flat in self._flat_state]
             self.state.pop(weight)
             self.state[masters[id(weight)]] = dict(zip(_STATE, views, strict=True))
-        self._blocks = kernels.Blocks(
+        self._blocks = update.Blocks(
             [weight.numel() for weight in weights.trained],
             [weight_decay if weight.dim() >= 2 else 0.0 for weight in weights.trained],
             device=weights.flat.device,
