@@ -56,8 +56,12 @@ def saved(folder: Path, family: str, **options: Any) -> Any:
     return model.eval()
 
 
+def new_tokenizer(most: int) -> BytePairTokenizer:
+    return BytePairTokenizer.from_texts(TEXTS, vocab_size=min(300, most))
+
+
 def opened(folder: Path, *, random_weights: bool = False) -> tuple[Any, BytePairTokenizer]:
-    return open_folder(folder, random_weights=random_weights, seed=1, texts=TEXTS, vocab_size=300)
+    return open_folder(folder, random_weights=random_weights, seed=1, new_tokenizer=new_tokenizer)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -46,9 +46,13 @@ def base(folder: Path, family: str) -> Path:
     return folder
 
 
+def new_tokenizer(most: int) -> BytePairTokenizer:
+    return BytePairTokenizer.from_texts(TEXTS, vocab_size=min(300, most))
+
+
 def adapted(folder: Path, **changes: Any) -> tuple[Any, Config]:
     """Our model with adapters whose second matrices are no longer zero."""
-    network, _ = open_folder(folder, random_weights=False, seed=1, texts=TEXTS, vocab_size=300)
+    network, _ = open_folder(folder, random_weights=False, seed=1, new_tokenizer=new_tokenizer)
     config = Config(model=str(folder), **{"lora_rank": 4, "lora_alpha": 8.0, **changes})
     before = network(IDS)
     lora.add(network, config, native=True)
@@ -144,7 +148,7 @@ def test_layers_that_are_not_there_and_models_without_weights_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base(tmp_path / "base", "llama")
-    network, _ = open_folder(tmp_path / "base", random_weights=False, seed=1, texts=TEXTS, vocab_size=300)
+    network, _ = open_folder(tmp_path / "base", random_weights=False, seed=1, new_tokenizer=new_tokenizer)
     with pytest.raises(UsageError, match="lora_targets names c_attn, which the model does not have"):
         lora.add(network, Config(model=str(tmp_path / "base"), lora_rank=2, lora_targets="c_attn, q_proj"), native=True)
     for changes, said in (({"lora_targets": ","}, "names no layer"), ({"lora_rank": 1000}, "more than a layer of")):

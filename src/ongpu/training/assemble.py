@@ -16,7 +16,7 @@ from ongpu.errors import UsageError, WorkError
 from ongpu.training import gpt2, hub
 from ongpu.training.batches import HeldOut, Stream
 from ongpu.training.config import Config
-from ongpu.training.data import BytePairTokenizer, Tokenizer, Tokens, encode
+from ongpu.training.data import BytePairTokenizer, Tokenizer, Tokens
 from ongpu.training.folder import open_folder
 from ongpu.training.layers import NotOfThisShapeError
 from ongpu.training.loop import Job
@@ -24,15 +24,15 @@ from ongpu.training.optimizer import AdamW
 from ongpu.training.output import RunFolder
 from ongpu.training.policy import Policy
 from ongpu.training.precision import MasterWeights, Weights
+from ongpu.training.prepared import Prepared
 from ongpu.training.ranks import Alone
-from ongpu.training.records import Record, Records
 from ongpu.training.reduce import ONE_RANK, ManyRanks, OneRank
 from ongpu.training.step import EagerStep, RecordedStep, Step
 
 # settings that change where a run writes or how fast it goes, not the numbers it computes
-_NOT_COMPUTED = frozenset({"output", "device", "dataset", "log_every", "save_every", "keep_checkpoints"}) | frozenset(
-    {"tensorboard", "eval_every", "cuda_graph", "kernels", "recompute_blocks", "parallel"}
-)
+_NOT_COMPUTED = frozenset(
+    {"output", "device", "dataset", "cache_tokens", "log_every", "save_every", "keep_checkpoints"}
+) | frozenset({"tensorboard", "eval_every", "cuda_graph", "kernels", "recompute_blocks", "parallel"})
 _RECORDS: Final = frozenset({"batch_size", "grad_accumulation_steps"})
 """What counts of these is their product with the number of ranks."""
 
@@ -56,14 +56,17 @@ class Model:
         self.tokenizer.save(folder)
 
 
-def make_model(config: Config, records: Sequence[Record], *, say: Callable[[str], None]) -> Model:
+def make_model(config: Config, source: Prepared, *, say: Callable[[str], None]) -> Model:
     """The model and tokenizer the configuration names; ``say`` is told where transformers has to open it.
 
     :raises UsageError: there is no such model, or its files disagree.
     """
-    texts = [record.question + record.completion for record in records]
+
+    def new_tokenizer(most: int) -> BytePairTokenizer:
+        return source.tokenizer(min(config.vocab_size, most), say=say)
+
     if config.model in {"tiny", "gpt2"}:
-        tokenizer = BytePairTokenizer.from_texts(texts, vocab_size=config.vocab_size)
+        tokenizer = new_tokenizer(config.vocab_size)
         if config.model == "gpt2":
             shape = gpt2.gpt2_shape(end_id=tokenizer.end_id, vocab_multiple=config.vocab_multiple)
         else:
@@ -80,8 +83,7 @@ def make_model(config: Config, records: Sequence[Record], *, say: Callable[[str]
                 folder,
                 random_weights=config.weights == "random",
                 seed=config.seed,
-                texts=texts,
-                vocab_size=config.vocab_size,
+                new_tokenizer=new_tokenizer,
             )
             return Model(network=network, tokenizer=found, native=True)
         except NotOfThisShapeError as error:
@@ -100,7 +102,7 @@ def make_model(config: Config, records: Sequence[Record], *, say: Callable[[str]
     return Model(network=wrapped, tokenizer=loaded, native=False)
 
 
-def make_examples(source: Records, model: Model, config: Config, *, say: Callable[[str], None]) -> Tokens:
+def make_examples(source: Prepared, model: Model, config: Config, *, say: Callable[[str], None]) -> Tokens:
     """The records as tokens; ``say`` is told what was cut, skipped or left out.
 
     :raises UsageError: nothing is left to learn from.
@@ -108,10 +110,10 @@ def make_examples(source: Records, model: Model, config: Config, *, say: Callabl
     length = min(config.max_seq_length, model.network.context_length)
     if length < config.max_seq_length:
         say(f"Data: the model takes {length} tokens at most, so max_seq_length {config.max_seq_length} becomes that.")
-    made = encode(source.records, model.tokenizer, max_length=length, completion_only=config.loss_on == "completion")
+    made = source.tokens(model.tokenizer, max_length=length, completion_only=config.loss_on == "completion", say=say)
     usable = made.pick(made.targets > 0)
     cut, cut_tokens = made.cut_records, int(made.cut.sum())
-    say(f"Data: {source.name}, {len(source.records)} records, sha256 {source.sha256}")
+    say(f"Data: {source.name}, {source.count} records, sha256 {source.sha256}")
     say(f"Data: {cut} of {len(made)} records are longer than {length} tokens and were cut, {cut_tokens:,} tokens.")
     if source.skipped:
         first = source.skipped[0]

@@ -50,6 +50,8 @@ class Config:
     """``text`` (every token) or ``completion`` (steps and answer; the prompt is masked)."""
     on_bad_record: str = "fail"
     """``fail`` or ``skip`` (with a count)."""
+    cache_tokens: bool = True
+    """Keep the tokens of large data for later runs, in the user's cache folder."""
     vocab_size: int = 2048
     """Largest vocabulary of a tokenizer made from the data."""
     vocab_multiple: int = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,11 +40,12 @@ class FolderTokenizer(BytePairTokenizer):
 
 
 def open_folder(
-    folder: Path, *, random_weights: bool, seed: int, texts: Sequence[str], vocab_size: int
+    folder: Path, *, random_weights: bool, seed: int, new_tokenizer: Callable[[int], BytePairTokenizer]
 ) -> tuple[Any, BytePairTokenizer]:
     """The model and tokenizer in ``folder``.
 
-    :param random_weights: take only the shape, and a tokenizer made from ``texts`` where the folder has none.
+    :param random_weights: take only the shape, and, where the folder has no tokenizer, a new one.
+    :param new_tokenizer: makes one of at most so many tokens.
     :raises NotOfThisShapeError: one that only transformers can open, and why.
     :raises UsageError: files are missing or disagree; they are named.
     """
@@ -58,7 +59,7 @@ def open_folder(
     if tokenizer is None:
         if not random_weights:
             raise NotOfThisShapeError("it has no tokenizer.json that names its end-of-text token")
-        tokenizer = BytePairTokenizer.from_texts(texts, vocab_size=min(vocab_size, shape.vocab_size))
+        tokenizer = new_tokenizer(shape.vocab_size)
         config |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.end_id)
     if tokenizer.size > shape.vocab_size:
         raise UsageError(

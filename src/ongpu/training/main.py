@@ -25,7 +25,6 @@ from ongpu.domain.verdict import Cause
 from ongpu.errors import BlockedError, InterruptedRunError, OngpuError, UsageError, WorkError
 from ongpu.training import config as configuration
 from ongpu.training import device as devices
-from ongpu.training import records as record_files
 from ongpu.training import toolchain
 from ongpu.training.config import Config
 from ongpu.training.console import Console, SetUp
@@ -36,6 +35,7 @@ from ongpu.training.signals import StopRequest, stop_on_signal
 if TYPE_CHECKING:
     from ongpu.training.assemble import Model
     from ongpu.training.loop import Job
+    from ongpu.training.prepared import Prepared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ def _run(
 
     # weights are drawn or read while the GPU's context is made: neither holds the interpreter's lock for long
     aside = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-    opened = aside.submit(_open, config)
+    opened = aside.submit(_open, config, variables, writes=ranks.local_rank == 0)
     aside.shutdown(wait=False)
     chosen = devices.choose(
         config.device, hardware=devices.nvidia_hardware(), variables=variables, local_rank=ranks.local_rank
@@ -231,7 +231,7 @@ def _run(
     facts: dict[str, object] = {
         "started_at": started_at,
         "config": dataclasses.asdict(config),
-        "data": {"name": source.name, "sha256": source.sha256, "records": len(source.records)},
+        "data": {"name": source.name, "sha256": source.sha256, "records": source.count},
         "skipped_lines": [one.number for one in source.skipped],
         "cut_records": examples.cut_records,
         "device": chosen.kind,
@@ -262,13 +262,14 @@ def _run(
     console.say(f"Saved: {folder.path} ({saved}, tokenizer; metrics.jsonl has every step)")
 
 
-def _open(config: Config) -> tuple[record_files.Records, Model, list[str]]:
+def _open(config: Config, variables: Mapping[str, str], *, writes: bool) -> tuple[Prepared, Model, list[str]]:
     """The data, the model on the CPU, and what is to be said of them."""
-    from ongpu.training import assemble  # noqa: PLC0415 - imports torch
+    from ongpu.training import assemble, prepared  # noqa: PLC0415 - imports torch
 
     said: list[str] = []
-    source = record_files.load(config.dataset, skip_bad=config.on_bad_record == "skip")
-    return source, assemble.make_model(config, source.records, say=said.append), said
+    store = prepared.store_for(config, variables, writes=writes)
+    source = prepared.Prepared(config, store=store, say=said.append)
+    return source, assemble.make_model(config, source, say=said.append), said
 
 
 @contextlib.contextmanager

@@ -67,19 +67,28 @@ def load(name: str, *, skip_bad: bool) -> Records:
 
     :raises UsageError: no such file, nothing in it, or a bad line where ``skip_bad`` is false.
     """
+    return parse(read(name), name=name, skip_bad=skip_bad)
+
+
+def read(name: str) -> bytes:
+    """The bytes of the built-in data set or of the file called ``name``; :class:`UsageError` where there is none."""
     if name == built_in.NAME:
-        return parse(built_in.jsonl(), name=name, skip_bad=False)
+        return built_in.jsonl()
     path = Path(name)
     known = f"Give --dataset {built_in.NAME} or the path of a JSON Lines file."
     try:
         if path.is_dir():
             raise UsageError(f"The data set {name} is a folder, not a file.", next_step=known)
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise UsageError(f"There is no data set {name}.", next_step=known) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"The data set {name} cannot be read: {error}.", next_step="Check its permissions.") from None
-    return parse(content, name=name, skip_bad=skip_bad)
+
+
+def digest(content: bytes) -> str:
+    """The SHA-256 by which data is known, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def parse(content: bytes, *, name: str, skip_bad: bool) -> Records:
@@ -101,8 +110,7 @@ def parse(content: bytes, *, name: str, skip_bad: bool) -> Records:
     if not records:
         why = f": all {len(bad)} lines are bad, first line {bad[0].number}: {bad[0].reason}" if bad else ": it is empty"
         raise UsageError(f"The data set {name} has no record{why}.", next_step="Give a file with one record a line.")
-    digest = hashlib.sha256(content).hexdigest()
-    return Records(name=name, sha256=digest, records=tuple(records), skipped=tuple(bad))
+    return Records(name=name, sha256=digest(content), records=tuple(records), skipped=tuple(bad))
 
 
 def parse_line(line: bytes) -> Record:
