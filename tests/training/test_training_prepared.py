@@ -180,6 +180,25 @@ def test_small_data_is_neither_looked_for_nor_kept(tmp_path: Path) -> None:
     assert prepared.store_for(dataclasses.replace(config, cache_tokens=False), {"HOME": "/h"}, writes=True) is None
 
 
+class OfItsOwnCode(BytePairTokenizer):
+    """A tokenizer of which nobody can say whether it is the one that an earlier run had."""
+
+    identity = ""
+
+
+def test_tokens_of_a_tokenizer_that_cannot_be_named_are_not_kept(large: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        source = Prepared(
+            Config(dataset=str(large), on_bad_record="skip"), store=Store(folder=tmp_path / "c", writes=True), say=print
+        )
+        inner = source.tokenizer(400, say=print)
+        tokens = source.tokens(
+            OfItsOwnCode.from_json(inner.to_json()), max_length=64, completion_only=False, say=pytest.fail
+        )
+        assert len(tokens) == source.count
+        assert {path.suffix for path in (tmp_path / "c").iterdir()} == {".json"}
+
+
 def test_where_tokens_are_kept() -> None:
     below = Path("ongpu") / "tokens"
     assert store.folder_of({"HOME": "/h", "XDG_CACHE_HOME": "/x"}) == Path("/x") / below
