@@ -9,7 +9,9 @@ The order of reasoning, each step shown in the result:
    explains the collective that timed out.
 5. Of what is left, the strongest sign wins; among equals the one nearest to the end, then the one nearest to the
    root (the order of the rules).
-6. Nothing left: what the run itself says (it trained on the CPU; it was healthy), else undetermined.
+6. Nothing left: what the run itself says (it trained on the CPU; it was healthy).
+7. Nothing of that either, or only an exception that no rule names: the cause whose words the end of the log is made of
+   (:mod:`ongpu.diagnose.likely`), else undetermined.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ongpu.catalog.causes import CauseCatalog, Rule, Strength, load_causes
+from ongpu.catalog.terms import load_terms
 from ongpu.diagnose.derive import derived
+from ongpu.diagnose.likely import Likely, likely
 from ongpu.diagnose.match import Hit, RuleIndex, Signal, Signals, scan
 from ongpu.diagnose.model import Diagnosis, Facts, Finding, Rejected, Sure
 from ongpu.domain.verdict import Cause
@@ -32,6 +36,8 @@ _COMPLETED: Final = "context-completed"
 _ATTEMPT: Final = "context-attempt"
 _GPU_IN_USE: Final = "context-gpu-in-use"
 _ERROR: Final = "context-error"
+# The rule of an exception that no other rule names.
+_ANY_EXCEPTION: Final = "generic-error"
 _PROGRESS_NEEDED: Final = 3
 # Where the log ends in an error, other ranks may have gone on for some steps after the one that failed first.
 _PROGRESS_BEFORE_ANOTHER_ERROR: Final = 30
@@ -117,11 +123,12 @@ def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) ->
     if ended_in_error:
         quiet = [one for one in quiet if one.cause is Cause.SILENT_CPU]
     if live and not _are_remarks(live, quiet, ended_in_error=ended_in_error):
-        return _choose(live, rejected, view)
+        unnamed = all(one.rule.id == _ANY_EXCEPTION for one in live)
+        return (_by_words(signals, rejected, view) if unnamed else None) or _choose(live, rejected, view)
     rejected += [Rejected(cause=one.cause, reason=f"line {one.last} is a remark, and the run went on") for one in live]
     if quiet:
         return _choose(quiet, rejected, view)
-    return _undetermined(rejected, view)
+    return _by_words(signals, rejected, view) or _undetermined(rejected, view)
 
 
 def _steps_to_the_end(signals: Signals) -> set[str]:
@@ -144,10 +151,15 @@ def _are_remarks(live: list[_Candidate], quiet: list[_Candidate], *, ended_in_er
 
 def _ended_in_error(signals: Signals, candidates: list[_Candidate]) -> bool:
     """Whether a failure or an error line stands after the last sign of training: such a run is not healthy."""
-    ran = [signals.fired[name].hits()[-1].line for name in (_PROGRESS, _COMPLETED) if name in signals.fired]
-    last = max(ran, default=0)
+    last = _last_sign_of_training(signals)
     failures = [one for one in candidates if one.cause not in _QUIET and one.rule.strength > Strength.WEAK]
     return any(one.last > last for one in failures) or _count_after(signals, _ERROR, last) > 0
+
+
+def _last_sign_of_training(signals: Signals) -> int:
+    """The line of it; 0 where there is none."""
+    ran = [signals.fired[name].hits()[-1].line for name in (_PROGRESS, _COMPLETED) if name in signals.fired]
+    return max(ran, default=0)
 
 
 def _choose(candidates: list[_Candidate], rejected: list[Rejected], view: _View) -> Diagnosis:
@@ -178,6 +190,36 @@ def _choose(candidates: list[_Candidate], rejected: list[Rejected], view: _View)
         question=None if sure is Sure.DECISIVE else best.rule.question or fact.question or None,
         facts=view.facts,
     )
+
+
+def _by_words(signals: Signals, rejected: list[Rejected], view: _View) -> Diagnosis | None:
+    """No rule knows the output: what its words speak for, never more than inferred."""
+    ran = _last_sign_of_training(signals)
+    tail = [hit for hit in signals.tail if hit.line > ran]
+    found = likely(tail, load_terms(), hypothetical=view.catalog.hypothetical)
+    if found is None:
+        return None
+    fact = view.catalog.causes[found.cause]
+    against = []
+    if found.next_cause and found.next_told:
+        reason = f"line {found.next_told.hit.line} ({found.next_told.term.id}) has fewer of its words"
+        against.append(Rejected(cause=found.next_cause, reason=reason))
+    return Diagnosis(
+        cause=found.cause,
+        sure=Sure.INFERRED,
+        reason=f"no rule knows this output; its words are those of {found.cause.value}: {found.told[0].term.reason}",
+        findings=_findings_of_words(found),
+        rejected=_distinct([*rejected, *against], found.cause),
+        next_step=_step(fact.next_step, view.where),
+        question=fact.question or None,
+        facts=view.facts,
+    )
+
+
+def _findings_of_words(found: Likely) -> tuple[Finding, ...]:
+    by_line = {one.hit.line: one for one in reversed(found.told)}
+    shown = sorted(by_line.values(), key=found.told.index)[:_FINDINGS_SHOWN]
+    return tuple(Finding(line=one.hit.line, rule=one.term.id, text=one.hit.shown()) for one in shown)
 
 
 def _undetermined(rejected: list[Rejected], view: _View) -> Diagnosis:

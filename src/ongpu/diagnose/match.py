@@ -33,6 +33,7 @@ KINDS_LOOKED_AT: Final = 12_000
 _FEW_KINDS: Final = 500
 _BLOCKS_TO_ANOTHER_TRY: Final = 16
 LINES_PUT_ASIDE: Final = 8_000
+_TAIL_LINES: Final = 200
 _FIRST_KEPT: Final = 40
 _LAST_KEPT: Final = 400
 # Lines of one kind say the same facts; so many of each are read.
@@ -47,9 +48,9 @@ class Hit:
     line: int
     raw: bytes
 
-    def shown(self) -> str:
+    def shown(self, *, limit: int = 400) -> str:
         """The line for people."""
-        return shown(clean(self.raw))
+        return shown(clean(self.raw), limit=limit)
 
 
 @dataclass(slots=True)
@@ -153,13 +154,14 @@ class _Wanted:
 class Signals:
     """Everything the rules saw in a log, by rule id, and the facts read on the way.
 
-    ``unread_lines`` counts the lines that were too many of new kinds to be looked at.
+    ``unread_lines`` counts the lines that were too many of new kinds to be looked at. ``tail`` are the last lines.
     """
 
     fired: dict[str, Signal]
     facts: FactReader
     lines: int
     unread_lines: int
+    tail: tuple[Hit, ...]
 
 
 class RuleIndex:
@@ -188,12 +190,23 @@ def scan(data: bytes | Iterable[bytes], index: RuleIndex) -> Signals:
     """Match every rule against every line. Memory stays bounded whatever the size of the log."""
     matcher = _Matcher(index)
     lines = 0
+    ends: deque[Block] = deque(maxlen=2)
     for block in blocks(data):
         matcher.read(block)
         lines = block.last_line
+        ends.append(block)
     matcher.finish()
     fired = {name: signal for name, signal in matcher.signals.items() if signal.count}
-    return Signals(fired=fired, facts=matcher.facts, lines=lines, unread_lines=matcher.unread_lines)
+    return Signals(fired=fired, facts=matcher.facts, lines=lines, unread_lines=matcher.unread_lines, tail=_tail(ends))
+
+
+def _tail(ends: Iterable[Block]) -> tuple[Hit, ...]:
+    """The last lines that say anything, with their numbers."""
+    tail: list[Hit] = []
+    for block in ends:
+        numbered = zip(block.line_numbers()[-_TAIL_LINES:], block.pieces[-_TAIL_LINES:], strict=True)
+        tail += [Hit(line, raw) for line, raw in numbered if raw.strip()]
+    return tuple(tail[-_TAIL_LINES:])
 
 
 # An alternative of which the kind itself showed that it holds.
