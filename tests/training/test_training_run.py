@@ -422,7 +422,7 @@ def child(code: str, *options: object, path: Path = ROOT / "src") -> subprocess.
     ("limit_bytes", "changes", "word", "left"),
     [
         (300, {}, "run.json cannot be written", None),
-        (2_000, {"max_steps": 20, "save_every": 0}, "metrics.jsonl cannot be written", {"metrics.jsonl", "run.json"}),
+        (3_000, {"max_steps": 40, "save_every": 0}, "metrics.jsonl cannot be written", {"metrics.jsonl", "run.json"}),
         (
             4_000,
             {"tensorboard": True},
