@@ -40,8 +40,9 @@ class FlatWeights(Weights):
             master.copy_(weight.detach())
             masters[names[id(weight)]] = master
             weight.data = self.copies[place].view(weight.shape)
-        for weight in model.parameters():
+        for name, weight in model.named_parameters():
             if not weight.requires_grad:
+                masters[name] = weight.detach().clone()
                 weight.data = weight.data.to(torch.bfloat16)
         self.masters = masters
         self.publish()
