@@ -224,6 +224,7 @@ class _Matcher:
         self._looked_at = 0
         self._fact_lines_left = _FACT_LINES
         self._blocks = 0
+        self._next_try = _BLOCKS_TO_ANOTHER_TRY
         self._reducing = True
         self._aside: deque[tuple[int, bytes]] = deque(maxlen=LINES_PUT_ASIDE)
         self._put_aside = 0
@@ -238,7 +239,10 @@ class _Matcher:
         unique = dict.fromkeys(kinds)
         fresh = [kind for kind in unique if kind not in self._kinds]
         self._blocks += 1
-        self._reducing = self._reducing or self._blocks % _BLOCKS_TO_ANOTHER_TRY == 0
+        if self._blocks == self._next_try:
+            # A log that went on like this is likely to go on: the tries become rarer.
+            self._reducing = True
+            self._next_try *= 2
         if self._reducing and len(self._kinds) + len(fresh) > _KINDS_KEPT:
             self._kinds.clear()
             fresh = list(unique)

@@ -34,6 +34,10 @@ class WordTable:
             self._ends.add(first)
             self._begins.add(last)
             self._whole.update(between)
+        self._short = [piece for piece in self._inside if len(piece) < SHORTEST_ANCHOR]
+        self._by_start: dict[bytes, list[bytes]] = {}
+        for piece in self._inside.difference(self._short):
+            self._by_start.setdefault(piece[:SHORTEST_ANCHOR], []).append(piece)
         self._ends.discard(b"")
         self._begins.discard(b"")
         self._end_lengths = sorted({len(piece) for piece in self._ends}, reverse=True)
@@ -57,13 +61,23 @@ class WordTable:
             if len(word) < SHORTEST_ANCHOR:
                 self._shown[word] = word
                 continue
-            found = [piece for piece in inside if piece in word]
+            few = len(inside) <= len(word)
+            found = [piece for piece in inside if piece in word] if few else self._pieces_of(word)
             shown = word if word in self._whole else self._outline(word, found)
             self._shown[word] = shown
             anchors = tuple(piece for piece in found if piece in self._anchors)
             if anchors:
                 self._anchored[word] = self._anchored[shown] = anchors
         self.none_anchored = words.isdisjoint(self._anchored)
+
+    def _pieces_of(self, word: bytes) -> list[bytes]:
+        """The pieces inside a word, looked up by how they start: quicker than to try them all on a short word."""
+        found = {piece for piece in self._short if piece in word}
+        for start in range(len(word) - SHORTEST_ANCHOR + 1):
+            for piece in self._by_start.get(word[start : start + SHORTEST_ANCHOR], ()):
+                if word.startswith(piece, start):
+                    found.add(piece)
+        return list(found)
 
     def _outline(self, word: bytes, inside: list[bytes]) -> bytes:
         """What of the word can be part of a literal: a beginning, an end, and what it has inside."""
