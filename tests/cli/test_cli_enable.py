@@ -201,6 +201,26 @@ def test_where_not_even_the_seal_fits_it_can_be_recovered(tmp_path: Path) -> Non
     assert checked(tmp_path) == (3, "insufficient")
 
 
+@pytest.mark.parametrize("cut_before", ["files", "run.end"])
+def test_a_blocked_run_that_was_cut_off_has_its_folder_when_recovered(tmp_path: Path, cut_before: str) -> None:
+    assert ongpu([*REHEARSE, "--", sys.executable, "-c", "raise SystemExit(7)"], cwd=tmp_path).status == 3
+    bundle = tmp_path / "ev"
+    journal = (bundle / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    kinds = [json.loads(line)["kind"] for line in journal]
+    (bundle / "journal.jsonl").write_bytes(b"".join(journal[: kinds.index(cut_before)]))
+    written = {one.name: one.read_text("utf-8") for one in (bundle / "blocked").iterdir()}
+    gone = [bundle / "manifest.json", bundle / "blocked" / "report.md"]
+    gone += [bundle / "blocked" / "cause.json"] if cut_before == "files" else []
+    for one in gone:
+        one.unlink()
+    assert ongpu(["evidence", "recover", "ev"], cwd=tmp_path).status == 0
+    assert checked(tmp_path) == (3, "insufficient")
+    again = {one.name: one.read_text("utf-8") for one in (bundle / "blocked").iterdir()}
+    assert set(again) == set(written)
+    assert again["cause.json"] == written["cause.json"]
+    assert again["report.md"].startswith("# ")
+
+
 def test_no_room_for_the_first_record_leaves_no_folder(tmp_path: Path) -> None:
     status, _ = limited(0, tmp_path)
     assert status == 2

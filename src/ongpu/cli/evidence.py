@@ -143,6 +143,7 @@ def show(bundle: Bundle) -> int:
 def recover(bundle: Bundle) -> int:
     """Seal what a crashed run left behind, as interrupted: it can never be proven."""
     import os
+    from functools import partial
 
     from ongpu.evidence.journal import SystemClock
     from ongpu.evidence.redact import Redactor
@@ -155,7 +156,7 @@ def recover(bundle: Bundle) -> int:
         clock=SystemClock(),
         boot_id=RealClock().boot_id(),
         redact=Redactor(dict(os.environ)),
-        pages=BundlePages().recovered,
+        pages=partial(BundlePages().recovered, bundle),
     )
     print(f"Sealed as interrupted: {path}")
     return 0

@@ -137,7 +137,8 @@ def recover(
 
     A torn last line is dropped and its length recorded. A journal that is damaged otherwise is left as it is. Files are
     searched for the secrets that ``redact`` knows now; names that a pseudonymous run would have replaced stay in them.
-    ``pages`` writes ``README.md`` and ``verdict.json`` anew; without it the bundle has none.
+    ``pages`` writes ``README.md`` and ``verdict.json`` anew, and of a blocked run ``blocked/``; without it the bundle
+    has none of them.
 
     :raises WorkError: a file could not be searched, or the disk not take the seal.
     :raises UsageError: there is nothing to recover here: no journal, a manifest already, or a living run.
@@ -177,6 +178,7 @@ def _write_pages(folder: Path, journal: Journal, *, pages: Pages, redact: Callab
     try:
         written = pages(observations, recompute(observations), sorted([*names, *_PAGES]))
         for name, text in written.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(redact(text).encode("utf-8", "replace"))
     except ValueError as error:
         raise RefusedError(

@@ -23,6 +23,7 @@ from ongpu.domain.ranks import ranks
 from ongpu.domain.verdict import Outcome, Verdict
 from ongpu.domain.witness import Observation
 from ongpu.errors import UsageError
+from ongpu.proof.blocked_folder import BLOCKED_REPORT, blocked_documents, is_blocked
 from ongpu.proof.bundle import REHEARSED
 from ongpu.report.document import RunDocument, from_json
 from ongpu.report.json_text import to_json
@@ -167,11 +168,17 @@ class BundlePages:
         return issue_text(document, redact=str, version=__version__, case=case)
 
     def recovered(
-        self, observations: Sequence[Observation], verdict: Verdict, files: Sequence[str]
+        self, folder: Path, observations: Sequence[Observation], verdict: Verdict, files: Sequence[str]
     ) -> Mapping[str, str]:
-        """The pages that a run which was cut off could not write, by name."""
-        readme = self.readme(observations, verdict, files)
+        """The pages that a run in ``folder`` which was cut off could not write, by name; of a block, its folder too."""
+        blocked: dict[str, str] = {}
+        if is_blocked(observations):
+            if not any(one.kind == "files" for one in observations):  # else they are there, and bound by that record
+                blocked.update(blocked_documents(observations, files))
+            blocked[BLOCKED_REPORT] = self.issue(folder)
+        readme = self.readme(observations, verdict, sorted({*files, *blocked}))
         return {
+            **blocked,
             "README.md": f"{REHEARSED}\n\n{readme}" if verdict.simulated else readme,
             "verdict.json": self.verdict(observations, verdict),
         }
