@@ -94,7 +94,7 @@ def likely(tail: Sequence[Hit], catalog: TermCatalog, *, hypothetical: Sequence[
 def _lines(tail: Sequence[Hit], catalog: TermCatalog, empty: Sequence[str]) -> list[_Line]:
     lines = []
     for hit in tail:
-        lowered = hit.shown(limit=4000).lower()
+        lowered = hit.shown(limit=len(hit.raw)).lower()
         if lowered and not any(word in lowered for word in empty):
             failing = not _REMARK.match(lowered) and any(word in lowered for word in catalog.failing)
             lines.append(_Line(hit, lowered, failing))

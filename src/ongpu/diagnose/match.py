@@ -33,7 +33,9 @@ KINDS_LOOKED_AT: Final = 12_000
 _FEW_KINDS: Final = 500
 _BLOCKS_TO_ANOTHER_TRY: Final = 16
 LINES_PUT_ASIDE: Final = 8_000
+# What is kept of the end of a log: so many lines, so much of each.
 _TAIL_LINES: Final = 200
+_TAIL_BYTES: Final = 4_000
 _FIRST_KEPT: Final = 40
 _LAST_KEPT: Final = 400
 # Lines of one kind say the same facts; so many of each are read.
@@ -154,7 +156,7 @@ class _Wanted:
 class Signals:
     """Everything the rules saw in a log, by rule id, and the facts read on the way.
 
-    ``unread_lines`` counts the lines that were too many of new kinds to be looked at. ``tail`` are the last lines.
+    ``unread_lines`` counts the lines that were too many of new kinds to be looked at. ``tail`` is the end of the log.
     """
 
     fired: dict[str, Signal]
@@ -205,7 +207,7 @@ def _tail(ends: Iterable[Block]) -> tuple[Hit, ...]:
     tail: list[Hit] = []
     for block in ends:
         numbered = zip(block.line_numbers()[-_TAIL_LINES:], block.pieces[-_TAIL_LINES:], strict=True)
-        tail += [Hit(line, raw) for line, raw in numbered if raw.strip()]
+        tail += [Hit(line, raw[:_TAIL_BYTES]) for line, raw in numbered if raw.strip()]
     return tuple(tail[-_TAIL_LINES:])
 
 
