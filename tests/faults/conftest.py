@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -157,7 +158,13 @@ class Pretended:
         redact, deadline = Redactor(self.variables()), time.monotonic() + 3
         while True:
             try:
-                recover(folder, clock=SystemClock(), boot_id="x", redact=redact, pages=BundlePages().recovered)
+                recover(
+                    folder,
+                    clock=SystemClock(),
+                    boot_id="x",
+                    redact=redact,
+                    pages=partial(BundlePages().recovered, folder),
+                )
                 return
             except UsageError as error:
                 if "still being written" not in error.message or time.monotonic() > deadline:
