@@ -60,7 +60,7 @@ class Processes(Protocol):
         :param timeout_s: seconds until the whole tree is killed; ``None`` waits for ever.
         :param env: the child's whole environment; ``None`` hands on the tool's own.
         :param on_output: gets every chunk of both streams as it arrives, one call at a time, from a thread.
-        :param on_start: gets the child's pid, in the caller's thread, right after the start.
+        :param on_start: gets the child's pid, in the caller's thread, before any output.
         :raises DoorError: door ``process``, code ``not-found``, ``not-executable``, ``bad-directory`` or
             ``bad-argument``: nothing was started.
         """
@@ -160,12 +160,16 @@ class RealProcesses:
     ) -> Completed:
         started = time.monotonic()
         tree = Tree(child, grace_s=self._term_grace_s)
+        if on_start is not None:  # before any output is read: whoever reads it may need the pid
+            try:
+                on_start(child.pid)
+            except BaseException:
+                tree.end()
+                raise
         pumps = Pumps(child, on_output)
         ending = Ending(child)
         timed_out = False
         try:
-            if on_start is not None:
-                on_start(child.pid)
             deadline = None if timeout_s is None else started + timeout_s
             while child.poll() is None and pumps.failure is None and not asked_to_end.is_set():
                 left = 0.2 if deadline is None else min(0.2, deadline - time.monotonic())
