@@ -61,10 +61,10 @@ def theirs(steps: int, *, trainer: bool) -> tuple[int, float]:
     model = GPT2LMHeadModel(GPT2Config(**{**shape.to_config(), "use_cache": False}))
     starts = [BATCH * step % (len(rows) - BATCH) for step in range(steps + WARM_UP)]
     batches = [_padded(rows[start : start + BATCH]) for start in starts]
-    tokens = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches[WARM_UP:])
     began: list[float] = []
     if trainer:
-        return tokens, _with_trainer(model, batches, began)
+        return _with_trainer(model, batches, began)
+    tokens = sum(_learned(batch) for batch in batches[WARM_UP:])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for step, batch in enumerate(batches):
         if step == WARM_UP:
@@ -74,6 +74,10 @@ def theirs(steps: int, *, trainer: bool) -> tuple[int, float]:
         optimizer.step()
         optimizer.zero_grad()
     return tokens, time.perf_counter() - began[0]
+
+
+def _learned(batch: dict[str, Any]) -> int:
+    return int((batch["labels"][:, 1:] != -100).sum())
 
 
 def _padded(rows: list[list[int]]) -> dict[str, Any]:
@@ -86,8 +90,15 @@ def _padded(rows: list[list[int]]) -> dict[str, Any]:
     return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "attention_mask": torch.tensor(mask)}
 
 
-def _with_trainer(model: Any, batches: list[dict[str, Any]], began: list[float]) -> float:
+def _with_trainer(model: Any, batches: list[dict[str, Any]], began: list[float]) -> tuple[int, float]:
+    """It shuffles the batches, so tokens are counted in the order in which it takes them."""
     from transformers import Trainer, TrainerCallback, TrainingArguments  # noqa: PLC0415
+
+    taken: list[int] = []
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        taken.append(_learned(rows[0]))
+        return rows[0]
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, _arguments: Any, state: Any, _control: Any, **_: Any) -> None:
@@ -107,10 +118,10 @@ def _with_trainer(model: Any, batches: list[dict[str, Any]], began: list[float])
             logging_strategy="no",
             disable_tqdm=True,
         )
-        runner = Trainer(model=model, args=arguments, train_dataset=batches, data_collator=lambda rows: rows[0])
+        runner = Trainer(model=model, args=arguments, train_dataset=batches, data_collator=collate)
         runner.add_callback(Clock())
         runner.train()
-        return time.perf_counter() - began[0]
+        return sum(taken[WARM_UP : len(batches)]), time.perf_counter() - began[0]
 
 
 def measure(way: str, steps: int) -> dict[str, Any]:

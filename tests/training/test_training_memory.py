@@ -15,6 +15,7 @@ from ongpu.training.data import IGNORED, Example
 from ongpu.training.loop import Job
 from ongpu.training.optimizer import AdamW
 from ongpu.training.output import RunFolder
+from ongpu.training.policy import choose
 from ongpu.training.precision import Weights
 from ongpu.training.step import EagerStep
 
@@ -53,6 +54,7 @@ def job(tmp_path: Path, *, rows: int) -> tuple[Job, Small]:
         held_out=None,
         folder=RunFolder.claim(tmp_path / "out", resume=False),
         settings={},
+        policy=choose(config, device="cpu", native=True),
         on_evaluation=lambda step, loss: None,
     )
     return made, model

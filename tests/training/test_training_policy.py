@@ -59,6 +59,15 @@ def test_when_kernels_of_our_own_are_taken(*, changes: dict[str, object], team: 
     assert not policy.choose(config, device="cuda", native=True, unfused="why").kernels.taken
 
 
+def test_kernels_that_could_not_be_had_are_not_told_as_taken() -> None:
+    config = dataclasses.replace(Config(), precision="bfloat16", packing=True, max_steps=1000)
+    chosen = policy.choose(config, device="cuda", native=True)
+    told = [str(choice) for choice in chosen.without_kernels("no compiler").choices]
+    assert "kernels of our own: no, no compiler" in told
+    assert not any(one.startswith("kernels of our own: yes") for one in told)
+    assert len(told) == len(chosen.choices)
+
+
 def test_a_short_job_is_never_compiled_cold() -> None:
     short = dataclasses.replace(Config(), compile="auto", max_steps=50)
     long = dataclasses.replace(short, max_steps=50_000)

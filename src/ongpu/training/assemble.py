@@ -190,8 +190,8 @@ def make_job(
             say(f"Kernels of our own could not be compiled ({problem}), so this run takes the plain operations.")
             weights.restore()
             network.fused = None
-            plain = dataclasses.replace(policy, kernels=dataclasses.replace(policy.kernels, taken=False))
-            weights, optimizer = _weights(network, config, device=device, native=True, policy=plain, ranks=ranks)
+            policy = policy.without_kernels(f"they could not be compiled: {problem}")
+            weights, optimizer = _weights(network, config, device=device, native=True, policy=policy, ranks=ranks)
     if policy.recompute.taken:
         network.recompute_blocks()
     if policy.compile.taken:
@@ -215,6 +215,7 @@ def make_job(
             "data_sha256": data_sha256,
             "tokens_sha256": examples.digest(),
         },
+        policy=policy,
         ranks=ranks,
         warnings=warnings,
         on_evaluation=on_evaluation,

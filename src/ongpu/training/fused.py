@@ -262,7 +262,7 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *slopes: Any) -> Any:
-        """Scale what forward kept."""
+        """Scale what forward kept, in its place: this can be done once."""
         to_hidden, to_head = context.saved_tensors
         kernels.scale_(to_hidden, slopes[0])
         kernels.scale_(to_head, slopes[0])

@@ -18,6 +18,7 @@ from ongpu.training.batches import Batch, HeldOut, Stream
 from ongpu.training.config import Config
 from ongpu.training.optimizer import AdamW
 from ongpu.training.output import RunFolder
+from ongpu.training.policy import Policy
 from ongpu.training.precision import Weights
 from ongpu.training.ranks import Alone
 from ongpu.training.signals import StopRequest
@@ -37,6 +38,8 @@ class Job:
     held_out: HeldOut | None
     folder: RunFolder
     settings: Mapping[str, object]
+    policy: Policy
+    """What is really done: it may be less than what was chosen."""
     ranks: Alone = field(default_factory=Alone)
     warnings: Sequence[str] = ()
     on_evaluation: Callable[[int, float], None]

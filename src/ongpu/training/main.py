@@ -218,7 +218,7 @@ def _run(
             on_evaluation=on_evaluation,
         )
     # with other kernels the gradients come in another order, and ranks would add up what does not belong together
-    agreed = {**job.settings, "kernels": policies.kernels.taken}
+    agreed = {**job.settings, "kernels": job.policy.kernels.taken}
     other = ranks.differs("settings", json.dumps(agreed, sort_keys=True))
     if other is not None:
         raise UsageError(
@@ -239,7 +239,7 @@ def _run(
         "torch": str(torch.__version__),
         "parameters": weights,
         "ranks": crew if ranks.world_size > 1 else [],
-        "choices": [str(choice) for choice in policies.choices],
+        "choices": [str(choice) for choice in job.policy.choices],
         "resumed_from_step": done,
     }
     folder.write_state("running", facts)

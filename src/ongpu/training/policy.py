@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +14,7 @@ GRAPH_MICRO_STEPS: Final = 8
 """A recorded step holds every micro-step, and its size grows with them."""
 KERNELS_FROM_STEPS: Final = 300
 """Importing Triton and loading its kernels took 0.8 s on one H100 (2026-11-22), and 3 s more where they were not yet
-compiled. They saved 2.5 ms of a step of 4 records and 37 ms of one of 32,768 tokens, both GPT-2 124M."""
+compiled. They saved 2.5 ms of a step of 4 records and 36 ms of one of 32,768 tokens, both GPT-2 124M."""
 COMPILE_FROM_STEPS: Final = 2000
 """Compiling cold took about 30 s on one H100 for GPT-2 124M (2026-11-22), where it saved 1.7 ms of a step of
 4 records and more of larger ones."""
@@ -57,6 +58,10 @@ class Policy:
     sharded: Choice
     unheeded: tuple[Choice, ...] = ()
     """What the configuration insists on and the run cannot do; said without ``--explain``."""
+
+    def without_kernels(self, reason: str) -> Policy:
+        """The same without kernels of our own, where they were chosen and could not be had."""
+        return dataclasses.replace(self, kernels=dataclasses.replace(self.kernels, taken=False, reason=reason))
 
     @property
     def choices(self) -> tuple[Choice, ...]:
