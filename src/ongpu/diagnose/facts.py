@@ -96,6 +96,15 @@ _RANGE: Final = re.compile(r"\((\d{1,2}\.\d)\) - \((\d{1,2}\.\d)\)")
 _SUPPORTS: Final = re.compile(r"- (\d{1,2})\.(\d) which supports hardware CC")
 _PCI: Final = re.compile(r"\b10de:([0-9a-f]{4})\b", re.IGNORECASE)
 _PYTHON: Final = re.compile(r"python version: (3\.\d{1,2})", re.IGNORECASE)
+# Facts that are what the expression's group holds; a line is searched only if it has one of the words.
+_AS_PRINTED: Final = (
+    ("driver_versions", _DRIVER, ("version", "kernel module")),
+    ("cuda_driver_versions", _CUDA_CEILING, ("version: ",)),
+    ("cuda_runtime_versions", _RUNTIME, ("cuda",)),
+    ("torch_versions", _TORCH, ("torch",)),
+    ("gpus", _GPU, ("geforce", "rtx", "gtx", "quadro", "tesla", "titan", "nvidia ")),
+    ("python_versions", _PYTHON, ("python version: ",)),
+)
 
 
 class FactReader:
@@ -116,22 +125,28 @@ class FactReader:
     def read(self, piece: bytes) -> None:
         """Read one cleaned line."""
         line = piece[:_LONGEST].decode("utf-8", "replace")
-        for match in _DRIVER.finditer(line):
-            self._note("driver_versions", match[1])
-        for match in _CUDA_CEILING.finditer(line):
-            self._note("cuda_driver_versions", match[1])
-        for match in _FOUND_VERSION.finditer(line):
-            number = int(match[1])
-            self._note("cuda_driver_versions", f"{number // 1000}.{number % 1000 // 10}")
-        for match in _RUNTIME.finditer(line):
-            self._note("cuda_runtime_versions", match[1])
-        for match in _TORCH.finditer(line):
-            self._note("torch_versions", match[1])
-        for match in _TORCH_LOCAL.finditer(line):
-            if not _COMPANION.search(line[max(match.start() - 24, 0) : match.start()]):
-                self._note("torch_versions", match[1])
-        for match in _GPU.finditer(line):
-            self._note("gpus", match[1].strip())
+        lowered = line.lower()
+        for kind, pattern, words in _AS_PRINTED:
+            if any(word in lowered for word in words):
+                for match in pattern.finditer(line):
+                    self._note(kind, match[1].strip())
+        if "found version" in lowered:
+            for match in _FOUND_VERSION.finditer(line):
+                number = int(match[1])
+                self._note("cuda_driver_versions", f"{number // 1000}.{number % 1000 // 10}")
+        if "+c" in lowered:
+            for match in _TORCH_LOCAL.finditer(line):
+                if not _COMPANION.search(line[max(match.start() - 24, 0) : match.start()]):
+                    self._note("torch_versions", match[1])
+        if "cap" in lowered or "supports" in lowered or "arch" in lowered:
+            self._read_capabilities(line)
+        for match in _RANGE.finditer(line) if ") - (" in lowered else ():
+            self._note("capability_ranges", f"{match[1]}-{match[2]}")
+        for match in _PCI.finditer(line) if "10de:" in lowered else ():
+            self._note("pci_ids", match[1].lower())
+        self._read_platform(lowered)
+
+    def _read_capabilities(self, line: str) -> None:
         for match in _CAPABILITY.finditer(line) if not _DEMAND.search(line) else ():
             self._note("compute_capabilities", f"{int(match[1])}.{match[2]}")
         if _TARGETS_LINE.search(line):
@@ -139,13 +154,6 @@ class FactReader:
                 self._note("code_targets", match[1])
         for match in _SUPPORTS.finditer(line):
             self._note("code_targets", f"sm_{match[1]}{match[2]}")
-        for match in _RANGE.finditer(line):
-            self._note("capability_ranges", f"{match[1]}-{match[2]}")
-        for match in _PCI.finditer(line):
-            self._note("pci_ids", match[1].lower())
-        for match in _PYTHON.finditer(line):
-            self._note("python_versions", match[1])
-        self._read_platform(line.lower())
 
     def _read_platform(self, line: str) -> None:
         if "wsl2" in line or "microsoft-standard" in line:

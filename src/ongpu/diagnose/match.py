@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -228,49 +228,67 @@ class _Matcher:
         self._blocks = 0
         self._next_try = _BLOCKS_TO_ANOTHER_TRY
         self._reducing = True
-        self._aside: deque[tuple[int, bytes]] = deque(maxlen=LINES_PUT_ASIDE)
+        # The last blocks with lines put aside: line numbers, pieces, and which of them.
+        self._aside: deque[tuple[list[int], list[bytes], list[int]]] = deque()
+        self._held = 0
         self._put_aside = 0
         self.unread_lines = 0
 
     def read(self, block: Block) -> None:
-        kinds = [piece.translate(_KIND) for piece in block.pieces]
-        together = b"\n".join(kinds)
+        together = b"\n".join(block.pieces).translate(_KIND)
         if together.count(b"0x") > _ADDRESSES_IN_A_BLOCK:
-            kinds = _ADDRESS.sub(b"0x0", together).split(b"\n")
+            together = _ADDRESS.sub(b"0x0", together)
+        kinds = together.split(b"\n")
         # In their order: which of too many kinds are looked at must not depend on how Python hashes.
         unique = dict.fromkeys(kinds)
-        fresh = [kind for kind in unique if kind not in self._kinds]
         self._blocks += 1
         if self._blocks == self._next_try:
             # A log that went on like this is likely to go on: the tries become rarer.
             self._reducing = True
             self._next_try *= 2
-        if self._reducing and len(self._kinds) + len(fresh) > _KINDS_KEPT:
+        aside = self._new_kinds(unique)
+        wanted = {kind: todo for kind in unique.keys() & self._kinds.keys() if (todo := self._kinds[kind])}
+        numbers = block.line_numbers() if wanted or aside else []
+        pieces = block.pieces
+        if wanted:
+            for index in [index for index, kind in enumerate(kinds) if kind in wanted]:
+                self._take(wanted[kinds[index]], numbers[index], pieces[index])
+        if aside:
+            indexes = [index for index, kind in enumerate(kinds) if kind in aside]
+            self._put_aside += len(indexes)
+            # Only the last lines are ever looked at; of the blocks before them, none is worth a tuple a line.
+            while len(self._aside) > 1 and self._held - len(self._aside[0][2]) >= LINES_PUT_ASIDE:
+                self._held -= len(self._aside.popleft()[2])
+            self._aside.append((numbers, pieces, indexes))
+            self._held += len(indexes)
+
+    def _new_kinds(self, unique: dict[bytes, None]) -> Set[bytes]:
+        """Note what the lines of new kinds are wanted for. Returns the kinds that are too many to be looked at."""
+        if not self._reducing:
+            return unique.keys() - self._kinds.keys()
+        fresh = [kind for kind in unique if kind not in self._kinds]
+        if len(self._kinds) + len(fresh) > _KINDS_KEPT:
             self._kinds.clear()
             fresh = list(unique)
-        aside = self._classify(fresh)
-        wanted = {kind: todo for kind in unique if (todo := self._kinds.get(kind))}
-        if not wanted and not aside:
-            return
-        numbers = block.line_numbers()
-        pieces = block.pieces
-        for index, kind in enumerate(kinds):
-            if kind in wanted:
-                self._take(wanted[kind], numbers[index], pieces[index])
-            elif kind in aside:
-                self._put_aside += 1
-                self._aside.append((numbers[index], pieces[index]))
+        # Once there were too many kinds, a few of a block show whether the others are worth reducing.
+        tried = fresh[:_FEW_KINDS] if self._put_aside else fresh
+        aside = self._classify(tried)
+        self._reducing = len(aside) < len(tried) // 2 or len(tried) < _FEW_KINDS
+        if not self._reducing:
+            return unique.keys() - self._kinds.keys()
+        return aside | self._classify(fresh[len(tried) :])
 
     def finish(self) -> None:
         """Look at the last of the lines that were put aside."""
-        self.unread_lines = self._put_aside - len(self._aside)
-        kinds = [raw.translate(_KIND) for _, raw in self._aside]
+        lines = [(numbers[index], pieces[index]) for numbers, pieces, found in self._aside for index in found]
+        lines = lines[-LINES_PUT_ASIDE:]
+        self.unread_lines = self._put_aside - len(lines)
+        kinds = [raw.translate(_KIND) for _, raw in lines]
         self._looked_at = 0
         self._fact_lines_left = _FACT_LINES
-        self._reducing = True
         self._kinds.clear()
         self._classify(list(dict.fromkeys(kinds)))
-        for (line, raw), kind in zip(self._aside, kinds, strict=True):
+        for (line, raw), kind in zip(lines, kinds, strict=True):
             wanted = self._kinds[kind]
             if wanted:
                 self._take(wanted, line, raw)
@@ -298,8 +316,6 @@ class _Matcher:
 
     def _classify(self, fresh: list[bytes]) -> set[bytes]:
         """Note for each new kind what its lines are wanted for. Returns those that are one kind too many."""
-        if not self._reducing:
-            return set(fresh)
         together = b"\n".join(fresh)
         marked = b"\x1b" in together or b"\x01" in together
         bare = {kind: clean(kind) for kind in fresh} if marked else dict.fromkeys(fresh)
@@ -319,8 +335,6 @@ class _Matcher:
                 self._kinds[kind] = self._reduced[text] = self._wanted(text)
             else:
                 aside.add(kind)
-        # where nearly every kind is a new one, to reduce them all would only tell so again
-        self._reducing = len(aside) < len(fresh) // 2 or len(fresh) < _FEW_KINDS
         return aside
 
     def _wanted(self, text: bytes) -> _Wanted | None:
@@ -330,7 +344,9 @@ class _Matcher:
         for group in self._groups_in(text, self._words.anchors_of(text)):
             facts = facts or group.facts
             for name in group.rules:
-                against = [literal for literal in self._index.kind_none[name] if literal in text]
+                against = self._index.kind_none[name]
+                if against:
+                    against = tuple(literal for literal in against if literal in text)
                 if any(b"0" in literal for literal in against):
                     doubtful.setdefault(name, []).append(_ANY_LINE)
                 elif not against:

@@ -12,6 +12,9 @@ from typing import Final
 # A shorter piece is in nearly every line.
 SHORTEST_ANCHOR: Final = 3
 _WORDS_KEPT: Final = 200_000
+# So many pieces in so much of the words are more than can be tried on every word.
+_SAMPLE_BYTES: Final = 16_384
+_MANY_PIECES: Final = 40
 # What stands for a word of no account. No literal has it.
 _OTHER: Final = b"\x02"
 _BLANKS: Final = bytes.maketrans(b"\t\n\v\f\r", b"     ")
@@ -56,7 +59,7 @@ class WordTable:
             self._anchored.clear()
             fresh = words
         together = b" ".join(fresh)
-        inside = [piece for piece in self._inside if piece in together]
+        inside = self._inside_of(together)
         for word in fresh:
             if len(word) < SHORTEST_ANCHOR:
                 self._shown[word] = word
@@ -69,6 +72,14 @@ class WordTable:
             if anchors:
                 self._anchored[word] = self._anchored[shown] = anchors
         self.none_anchored = words.isdisjoint(self._anchored)
+
+    def _inside_of(self, together: bytes) -> list[bytes]:
+        """The pieces in these words; all there are where a part of the words shows that they are many."""
+        if len(together) > 4 * _SAMPLE_BYTES:
+            sample = together[:_SAMPLE_BYTES]
+            if sum([piece in sample for piece in self._inside]) > _MANY_PIECES:
+                return list(self._inside)
+        return [piece for piece in self._inside if piece in together]
 
     def _pieces_of(self, word: bytes) -> list[bytes]:
         """The pieces inside a word, looked up by how they start: quicker than to try them all on a short word."""
