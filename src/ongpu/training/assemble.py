@@ -39,7 +39,7 @@ _RECORDS: Final = frozenset({"batch_size", "grad_accumulation_steps"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model on the CPU with its tokenizer; ``native`` says that it is one of ours."""
+    """A model with its tokenizer; ``native`` says that it is one of ours."""
 
     network: Any
     tokenizer: Tokenizer
@@ -56,8 +56,10 @@ class Model:
         self.tokenizer.save(folder)
 
 
-def make_model(config: Config, source: Prepared, *, say: Callable[[str], None]) -> Model:
+def make_model(config: Config, source: Prepared, *, device: Any, say: Callable[[str], None]) -> Model:
     """The model and tokenizer the configuration names; ``say`` is told where transformers has to open it.
+
+    A model of ours is made on ``device``, one of transformers on the CPU.
 
     :raises UsageError: there is no such model, or its files disagree.
     """
@@ -71,7 +73,8 @@ def make_model(config: Config, source: Prepared, *, say: Callable[[str], None]) 
             shape = gpt2.gpt2_shape(end_id=tokenizer.end_id, vocab_multiple=config.vocab_multiple)
         else:
             shape = gpt2.tiny_shape(vocab_size=tokenizer.size, end_id=tokenizer.end_id)
-        return Model(network=gpt2.build(shape, seed=config.seed), tokenizer=tokenizer, native=True)
+        with torch.device(device):
+            return Model(network=gpt2.build(shape, seed=config.seed), tokenizer=tokenizer, native=True)
     folder = Path(config.model)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UsageError(
@@ -83,6 +86,7 @@ def make_model(config: Config, source: Prepared, *, say: Callable[[str], None]) 
                 folder,
                 random_weights=config.weights == "random",
                 seed=config.seed,
+                device=device,
                 new_tokenizer=new_tokenizer,
             )
             return Model(network=network, tokenizer=found, native=True)

@@ -96,13 +96,13 @@ def choose(requested: str, *, hardware: bool | None, variables: Mapping[str, str
         raise
 
 
-def load_libraries(kind: str) -> None:
+def load_libraries(device: Any) -> None:
     """Have cuBLAS loaded now, while weights are still drawn, and not by the first step."""
     import torch  # noqa: PLC0415 - as in choose
 
-    if kind == "cuda":
+    if device.type == "cuda":
         for dtype in (torch.bfloat16, torch.float32):
-            square = torch.zeros(64, 64, dtype=dtype, device=kind)
+            square = torch.zeros(64, 64, dtype=dtype, device=device)
             torch.addmm(square[0], square, square)
 
 

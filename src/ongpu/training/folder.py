@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from ongpu.errors import UsageError
 from ongpu.training import gpt2, llama, weights
 from ongpu.training.data import BytePairTokenizer, tokenizers_library
@@ -40,9 +42,14 @@ class FolderTokenizer(BytePairTokenizer):
 
 
 def open_folder(
-    folder: Path, *, random_weights: bool, seed: int, new_tokenizer: Callable[[int], BytePairTokenizer]
+    folder: Path,
+    *,
+    random_weights: bool,
+    seed: int,
+    new_tokenizer: Callable[[int], BytePairTokenizer],
+    device: Any = "cpu",
 ) -> tuple[Any, BytePairTokenizer]:
-    """The model and tokenizer in ``folder``.
+    """The model in ``folder``, on ``device``, and its tokenizer.
 
     :param random_weights: take only the shape, and, where the folder has no tokenizer, a new one.
     :param new_tokenizer: makes one of at most so many tokens.
@@ -66,9 +73,10 @@ def open_folder(
             f"The tokenizer in {folder} has {tokenizer.size} tokens, its config.json only {shape.vocab_size}.",
             next_step="Give a model folder whose files agree.",
         )
-    if isinstance(shape, gpt2.GPT2Shape):
-        return (gpt2.build(shape, seed=seed) if random_weights else gpt2.read(shape, folder)), tokenizer
-    network = llama.Llama(shape, config=config)
+    with torch.device(device):
+        if isinstance(shape, gpt2.GPT2Shape):
+            return (gpt2.build(shape, seed=seed) if random_weights else gpt2.read(shape, folder)), tokenizer
+        network = llama.Llama(shape, config=config)
     if random_weights:
         network.draw(seed=seed)
     else:

@@ -226,7 +226,7 @@ class GPT2(nn.Module):
 
 
 def build(shape: GPT2Shape, *, seed: int) -> GPT2:
-    """A GPT-2 on the CPU with GPT-2's random weights."""
+    """A GPT-2 on the default device with GPT-2's random weights."""
     model = GPT2(shape)
     residual_std = weights.INITIAL_STD / math.sqrt(2 * shape.layers)
     weights.draw(

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from ongpu.training.console import Console, SetUp
 from ongpu.training.output import Elsewhere, RunFolder
 from ongpu.training.ranks import Alone, join, unexpected
 from ongpu.training.signals import StopRequest, stop_on_signal
+from ongpu.training.wake import wake
 
 if TYPE_CHECKING:
     from ongpu.training.assemble import Model
@@ -137,18 +137,23 @@ def _run(
     set_up: SetUp,
 ) -> None:
     variables, started_at = dict(os.environ), time.time() - set_up.so_far()
+    hardware = devices.nvidia_hardware()
+    if config.device == "cuda" or (config.device == "auto" and hardware):
+        wake(ranks.local_rank)
     torch = _torch()
     from ongpu.training import assemble, loop, policy  # noqa: PLC0415 - imports torch
 
     set_up.done("import torch")
 
-    # weights are drawn or read while the GPU's context is made: neither holds the interpreter's lock for long
-    aside = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-    opened = aside.submit(_open, config, variables, writes=ranks.local_rank == 0)
+    chosen = devices.choose(config.device, hardware=hardware, variables=variables, local_rank=ranks.local_rank)
+    # weights are drawn or read while the GPU's libraries load: neither holds the interpreter's lock for long
+    aside = concurrent.futures.ThreadPoolExecutor(max_workers=2)
+    place = torch.device(chosen.kind, torch.cuda.current_device()) if chosen.kind == "cuda" else torch.device("cpu")
+    # of several ranks each may get only a part of what does not fit on one
+    on = place if ranks.world_size == 1 else torch.device("cpu")
+    opened = aside.submit(_open, config, variables, writes=ranks.local_rank == 0, device=on)
+    loaded = aside.submit(devices.load_libraries, place)
     aside.shutdown(wait=False)
-    chosen = devices.choose(
-        config.device, hardware=devices.nvidia_hardware(), variables=variables, local_rank=ranks.local_rank
-    )
     crew = ranks.meet({"device": chosen.kind, "title": chosen.title, "uuid": chosen.uuid})
     console.say(f"Using device: {chosen.kind}", f"Device name: {chosen.title}, torch {torch.__version__}")
     console.say(*chosen.notes)
@@ -164,9 +169,9 @@ def _run(
     if config.precision == "float32":
         torch.set_float32_matmul_precision("highest")
 
-    devices.load_libraries(chosen.kind)
-    set_up.done("libraries of the device")
     with _named_failures(chosen.kind, variables):
+        loaded.result()
+        set_up.done("libraries of the device")
         source, model, said = opened.result()
     console.say(*said)
     if config.lora_rank:
@@ -180,7 +185,7 @@ def _run(
     learned = sum(weight.numel() for weight in model.network.parameters() if weight.requires_grad)
     console.say(f"Model: {config.model}, {weights:,} parameters, {config.precision}")
     if ranks.first:
-        _check_room(folder.path, learned)
+        folder.refuse_full_disk(learned)
     unfused = ""
     if model.native:
         capability = torch.cuda.get_device_capability() if chosen.kind == "cuda" else None
@@ -256,20 +261,23 @@ def _run(
         ranks.share("saved", lambda: True)
     except BaseException as error:
         stopped = isinstance(error, (InterruptedRunError, KeyboardInterrupt))
-        _note_end(folder, "interrupted" if stopped else "failed", {**facts, "reason": str(error)})
+        with contextlib.suppress(WorkError):  # in place of the error that is on its way it would say less
+            folder.write_state("interrupted" if stopped else "failed", {**facts, "reason": str(error)})
         raise
     saved = "adapter_config.json, adapter_model.safetensors" if config.lora_rank else "config.json, model.safetensors"
     console.say(f"Saved: {folder.path} ({saved}, tokenizer; metrics.jsonl has every step)")
 
 
-def _open(config: Config, variables: Mapping[str, str], *, writes: bool) -> tuple[Prepared, Model, list[str]]:
-    """The data, the model on the CPU, and what is to be said of them."""
+def _open(
+    config: Config, variables: Mapping[str, str], *, writes: bool, device: Any
+) -> tuple[Prepared, Model, list[str]]:
+    """The data, the model on ``device``, and what is to be said of them."""
     from ongpu.training import assemble, prepared  # noqa: PLC0415 - imports torch
 
     said: list[str] = []
     store = prepared.store_for(config, variables, writes=writes)
     source = prepared.Prepared(config, store=store, say=said.append)
-    return source, assemble.make_model(config, source, say=said.append), said
+    return source, assemble.make_model(config, source, device=device, say=said.append), said
 
 
 @contextlib.contextmanager
@@ -376,22 +384,3 @@ def _steps(job: Job, console: Console, *, done: int, set_up: SetUp, stop: StopRe
         "first_loss": series[0].loss,
         "last_loss": series[-1].loss,
     }
-
-
-def _check_room(path: Path, weights: int) -> None:
-    """Refuse before the first step what could not be saved after the last one."""
-    free_bytes, needed_bytes = shutil.disk_usage(path).free, weights * 4
-    if free_bytes < needed_bytes:
-        raise WorkError(
-            f"The disk of {path} has {free_bytes / 2**20:,.0f} MiB left, and the model alone takes "
-            f"{needed_bytes / 2**20:,.0f} MiB.",
-            next_step="Make room, or choose an --output on another disk.",
-        )
-
-
-def _note_end(folder: RunFolder, state: str, facts: Mapping[str, object]) -> None:
-    """Write the state, but never in place of the error that is on its way."""
-    try:
-        folder.write_state(state, facts)
-    except WorkError:
-        return

@@ -92,6 +92,16 @@ class RunFolder:
             except OSError:
                 return
 
+    def refuse_full_disk(self, weights: int) -> None:
+        """:class:`WorkError` before the first step, where so many float32 numbers could not be saved after the last."""
+        free_bytes, needed_bytes = shutil.disk_usage(self.path).free, weights * 4
+        if free_bytes < needed_bytes:
+            raise WorkError(
+                f"The disk of {self.path} has {free_bytes / 2**20:,.0f} MiB left, and the model alone takes "
+                f"{needed_bytes / 2**20:,.0f} MiB.",
+                next_step="Make room, or choose an --output on another disk.",
+            )
+
     def write_state(self, state: str, facts: Mapping[str, object]) -> None:
         """Replace ``run.json``: ``running``, ``finished``, ``interrupted`` or ``failed``, and the run's facts."""
         aside = self.path / f"{RUN}.partial"

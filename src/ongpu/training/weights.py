@@ -13,40 +13,39 @@ from typing import Any, Final
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
 
 from ongpu.errors import UsageError, WorkError
 
 INITIAL_STD: Final = 0.02
 _ROWS_AT_ONCE: Final = 4096
+_DRAWERS: Final = 16
 
 
 def draw(model: Any, *, seed: int, std_of: Callable[[str], float]) -> None:
     """Fill every weight: matrices from a normal distribution, norms with 1, biases with 0.
 
-    Each matrix is drawn from generators of its own (seed, name, rows), so the numbers depend neither on the device
-    nor on the order in which threads fill them.
+    Each matrix is drawn on the CPU from generators of its own (seed, name, rows), so the numbers depend neither on the
+    device it is on nor on the order in which threads fill it.
     """
 
-    def fill(name: str, weight: Any) -> None:
+    def fill(rows: Any, name: str, part: int) -> None:
+        drawn = torch.empty(rows.shape, device="cpu")
+        digest = hashlib.sha256(f"{seed}/{name}/{part}".encode()).digest()
+        drawn.normal_(0.0, std_of(name), generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+        rows.copy_(drawn)
+
+    parts = []
+    for name, weight in model.named_parameters():
+        plain = weight.detach()
         if weight.dim() == 1:
-            nn.init.constant_(weight, 0.0 if name.endswith("bias") else 1.0)
+            plain.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
-            _normal(weight, name, seed=seed, std=std_of(name))
-
-    # the largest first, a few at a time: torch releases the interpreter lock meanwhile
-    ordered = sorted(model.named_parameters(), key=lambda pair: -pair[1].numel())
-    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
-        for done in [pool.submit(fill, name, weight) for name, weight in ordered]:
+            parts += [(rows, name, part) for part, rows in enumerate(plain.split(_ROWS_AT_ONCE))]
+    parts.sort(key=lambda one: -one[0].numel())
+    # torch releases the interpreter lock while it draws and copies
+    with concurrent.futures.ThreadPoolExecutor(max_workers=_DRAWERS) as pool:
+        for done in [pool.submit(fill, *one) for one in parts]:
             done.result()
-
-
-def _normal(weight: Any, name: str, *, seed: int, std: float) -> None:
-    with torch.no_grad():
-        for part, rows in enumerate(weight.split(_ROWS_AT_ONCE)):
-            digest = hashlib.sha256(f"{seed}/{name}/{part}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-            rows.normal_(0.0, std, generator=generator)
 
 
 def save(folder: Path, *, config: Mapping[str, object], weights: Mapping[str, Any]) -> None:
