@@ -4,13 +4,18 @@ import pytest
 
 from ongpu.catalog.terms import load_terms, parse_terms
 from ongpu.diagnose import Sure, diagnose
-from ongpu.diagnose.likely import likely
+from ongpu.diagnose.likely import SpeakingLine, likely, speaking
 from ongpu.diagnose.match import Hit
 from ongpu.domain.verdict import Cause
 
 _STEPS = "".join(f"step {number} loss {3 - number / 10:.2f}\n" for number in range(1, 8))
 # Programs that do not exist: no rule can know their outputs.
 _UNKNOWN = "spindle: fatal: the frobnicator could not load libcublas 9 which it was linked against\n"
+
+
+def _lines(*texts: str) -> list[SpeakingLine]:
+    hits = [Hit(number, text.encode()) for number, text in enumerate(texts, 1)]
+    return speaking(hits, load_terms(), hypothetical=["if you get "])
 
 
 def test_a_cause_named_by_its_words_says_so() -> None:
@@ -24,8 +29,7 @@ def test_a_cause_named_by_its_words_says_so() -> None:
 
 
 def test_the_cause_that_comes_next_is_told() -> None:
-    lines = [Hit(1, b"error: out of memory"), Hit(2, b"error: keyerror in the loom")]
-    told = likely(lines, load_terms())
+    told = likely(_lines("error: out of memory", "error: keyerror in the loom"), load_terms())
     assert told is not None
     assert (told.cause, told.next_cause) == (Cause.OUT_OF_MEMORY, Cause.PROGRAM_ERROR)
     assert told.next_told is not None
@@ -43,8 +47,7 @@ def test_the_cause_that_comes_next_is_told() -> None:
     ],
 )
 def test_no_cause_is_named_without_words_that_speak_clearly(log: str) -> None:
-    lines = [Hit(number, line.encode()) for number, line in enumerate(log.splitlines(), 1)]
-    assert likely(lines, load_terms(), hypothetical=["if you get "]) is None
+    assert likely(_lines(*log.splitlines()), load_terms()) is None
 
 
 def test_training_that_went_on_is_not_called_broken() -> None:
@@ -55,7 +58,7 @@ def test_training_that_went_on_is_not_called_broken() -> None:
 
 def test_a_remark_of_a_log_library_is_no_failure() -> None:
     remark = "2026-01-01 10:00:00.000001: W loom/spindle.cc:85] could not launch ptxas, going on without"
-    assert likely([Hit(1, remark.encode())], load_terms()) is None
+    assert likely(_lines(remark), load_terms()) is None
 
 
 def test_lines_far_from_the_end_do_not_count() -> None:

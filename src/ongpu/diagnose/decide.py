@@ -11,7 +11,8 @@ The order of reasoning, each step shown in the result:
    root (the order of the rules).
 6. Nothing left: what the run itself says (it trained on the CPU; it was healthy).
 7. Nothing of that either, or only an exception that no rule names: the cause whose words the end of the log is made of
-   (:mod:`ongpu.diagnose.likely`), else undetermined.
+   (:mod:`ongpu.diagnose.likely`), then the one whose words it has in labeled logs (:mod:`ongpu.diagnose.learned`),
+   else undetermined.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from ongpu.catalog.causes import CauseCatalog, Rule, Strength, load_causes
+from ongpu.catalog.learned import load_learned
 from ongpu.catalog.terms import load_terms
 from ongpu.diagnose.derive import derived
-from ongpu.diagnose.likely import Likely, likely
+from ongpu.diagnose.learned import learned
+from ongpu.diagnose.likely import Likely, SpeakingLine, likely, speaking
 from ongpu.diagnose.match import Hit, RuleIndex, Signal, Signals, scan
 from ongpu.diagnose.model import Diagnosis, Facts, Finding, Rejected, Sure
 from ongpu.domain.verdict import Cause
@@ -196,9 +199,10 @@ def _by_words(signals: Signals, rejected: list[Rejected], view: _View) -> Diagno
     """No rule knows the output: what its words speak for, never more than inferred."""
     ran = _last_sign_of_training(signals)
     tail = [hit for hit in signals.tail if hit.line > ran]
-    found = likely(tail, load_terms(), hypothetical=view.catalog.hypothetical)
+    lines = speaking(tail, load_terms(), hypothetical=view.catalog.hypothetical)
+    found = likely(lines, load_terms())
     if found is None:
-        return None
+        return _by_learned_words(lines, rejected, view)
     fact = view.catalog.causes[found.cause]
     against = []
     if found.next_cause and found.next_told:
@@ -210,6 +214,25 @@ def _by_words(signals: Signals, rejected: list[Rejected], view: _View) -> Diagno
         reason=f"no rule knows this output; its words are those of {found.cause.value}: {found.told[0].term.reason}",
         findings=_findings_of_words(found),
         rejected=_distinct([*rejected, *against], found.cause),
+        next_step=_step(fact.next_step, view.where),
+        question=fact.question or None,
+        facts=view.facts,
+    )
+
+
+def _by_learned_words(lines: list[SpeakingLine], rejected: list[Rejected], view: _View) -> Diagnosis | None:
+    """No meaning is known either: what its words went with in labeled logs."""
+    found = learned(lines, load_learned())
+    if found is None:
+        return None
+    fact = view.catalog.causes[found.cause]
+    words = ", ".join(f"'{word}'" for word in found.words)
+    return Diagnosis(
+        cause=found.cause,
+        sure=Sure.INFERRED,
+        reason=f"no rule knows this output; in labeled logs its words went with {found.cause.value}: {words}",
+        findings=tuple(Finding(line=hit.line, rule="learned-words", text=hit.shown()) for hit in found.hits),
+        rejected=_distinct(rejected, found.cause),
         next_step=_step(fact.next_step, view.where),
         question=fact.question or None,
         facts=view.facts,

@@ -49,24 +49,38 @@ class Likely:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class SpeakingLine:
+    """A line that says something, in lower case; ``failing``: that something failed."""
+
     hit: Hit
     lowered: str
     failing: bool
 
     def weight(self) -> float:
+        """How much its words count."""
         if self.lowered.lstrip(_QUOTE_MARKS).startswith(_FRAME_MARK):
             return _FRAME
         return 1.0 if self.failing else _BESIDE
 
 
-def likely(tail: Sequence[Hit], catalog: TermCatalog, *, hypothetical: Sequence[str] = ()) -> Likely | None:
-    """What the words of the last lines speak for; ``None`` where they speak for nothing clearly.
+def speaking(tail: Sequence[Hit], catalog: TermCatalog, *, hypothetical: Sequence[str] = ()) -> list[SpeakingLine]:
+    """The last lines that say something of their own.
 
     :param tail: the last lines of the log, in their order.
     :param hypothetical: a line with one of these speaks of what might be, and is left out.
     """
-    lines = _lines(tail, catalog, (*catalog.empty, *hypothetical))
+    empty = (*catalog.empty, *hypothetical)
+    lines = []
+    for hit in tail:
+        lowered = hit.shown(limit=len(hit.raw)).lower()
+        if lowered and not any(word in lowered for word in empty):
+            failing = not _REMARK.match(lowered) and any(word in lowered for word in catalog.failing)
+            lines.append(SpeakingLine(hit, lowered, failing))
+    return lines[-_LINES:]
+
+
+def likely(lines: Sequence[SpeakingLine], catalog: TermCatalog) -> Likely | None:
+    """What the words of the last lines speak for; ``None`` where they speak for nothing clearly."""
     told = [best for term in catalog.terms if (best := _heaviest(term, lines))]
     points: defaultdict[Cause, float] = defaultdict(float)
     failed = any(line.failing for line in lines)
@@ -91,22 +105,12 @@ def likely(tail: Sequence[Hit], catalog: TermCatalog, *, hypothetical: Sequence[
     )
 
 
-def _lines(tail: Sequence[Hit], catalog: TermCatalog, empty: Sequence[str]) -> list[_Line]:
-    lines = []
-    for hit in tail:
-        lowered = hit.shown(limit=len(hit.raw)).lower()
-        if lowered and not any(word in lowered for word in empty):
-            failing = not _REMARK.match(lowered) and any(word in lowered for word in catalog.failing)
-            lines.append(_Line(hit, lowered, failing))
-    return lines[-_LINES:]
-
-
-def _heaviest(term: Term, lines: Sequence[_Line]) -> Told | None:
+def _heaviest(term: Term, lines: Sequence[SpeakingLine]) -> Told | None:
     found = [line for line in lines if term.is_in(line.lowered)]
     if not found:
         return None
     # Among equals the one nearest to the end.
-    line = max(reversed(found), key=_Line.weight)
+    line = max(reversed(found), key=SpeakingLine.weight)
     return Told(term=term, hit=line.hit, weight=line.weight())
 
 
