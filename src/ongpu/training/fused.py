@@ -119,20 +119,20 @@ class SelfAttention(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *slopes: Any) -> Any:
         """The slopes of x, weight and bias."""
-        *kept, packed, boundaries, mixed = context.saved_tensors[:5]
-        state, records = context.saved_tensors[5:], context.records
+        one, other, packed, boundaries, mixed, *state = context.saved_tensors
+        records = context.records
         unmix = record_attention.backward if records["longest"] <= record_attention.LONGEST else _flash_backward
         slope = unmix(packed, boundaries, mixed, slopes[0].contiguous(), *state, **records)
         if context.turns is not None:
             kernels.turn_(slope, context.turns, heads=records["heads"] + records["keys"], back=True)
         to_bias = kernels.column_sum(slope) if context.has_bias else None
         if context.small is None:
-            x, weight = kept
+            x, weight = one, other
             # in the order in which the weight lies in memory, or its parts would be copied
             to_weight = x.t() @ slope if weight.is_contiguous() else (slope.t() @ x).t()
             to_x = slope @ weight.t()
         else:
-            to_x, to_weight = context.small.slopes(slope, *kept)
+            to_x, to_weight = context.small.slopes(slope, one, other)
         return to_x, to_weight, to_bias, None, None, None, None, None
 
 
