@@ -86,6 +86,13 @@ def llama_1b(folder: Path) -> str:
     return str(folder)
 
 
+def precision(settings: dict[str, str]) -> str:
+    """The benchmark's word for it: rows of another one are not compared."""
+    if settings["precision"] != "bfloat16":
+        return "fp32"
+    return "bf16+fp8" if settings.get("fp8") == "true" else "bf16"
+
+
 def result(
     given: argparse.Namespace,
     settings: dict[str, str],
@@ -108,7 +115,7 @@ def result(
         "peer": given.peer,
         "ok": True,
         "model": given.model,
-        "precision": "bf16" if settings["precision"] == "bfloat16" else "fp32",
+        "precision": precision(settings),
         "semantics": given.semantics,
         "steps": len(steps),
         "timed_steps": len(timed),

@@ -39,6 +39,14 @@ gpt2.step_chunks        | 90|$peer --set batch_tokens=32768 --set kernels=never 
 gpt2.step_kernels       | 90|$peer $gpt2 --set cuda_graph=never
 gpt2.step_kernels_graph | 90|$peer $gpt2
 PLAN
+case "$plans" in *fp8*) cat >> "$plan" <<PLAN ;; esac
+# ---- products in float8: their speed, and what they do to the loss
+llama1b.ours            |120|$peer $llama
+llama1b.ours_fp8        |120|$peer $llama --set fp8=true
+gpt2.ours               | 90|$peer $gpt2
+gpt2.ours_fp8           | 90|$peer $gpt2 --set fp8=true
+gpt2.fp8_losses         |180|python3 $here/train_fp8.py --ways kernels,fp8,plain,float32
+PLAN
 rest=()
-for one in $plans; do [ "$one" = steps ] || rest+=("$one"); done
+for one in $plans; do case "$one" in steps | fp8) ;; *) rest+=("$one") ;; esac; done
 exec bash "$bench/run_all.sh" "$plan" "${rest[@]}"

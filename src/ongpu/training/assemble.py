@@ -184,11 +184,12 @@ def make_job(
         world_size=ranks.world_size,
     )
     if policy.kernels.taken:
-        problem = _rehearse(network, optimizer, stream, device=device)
-        if problem and (config.kernels == "always" or ranks.world_size > 1):
+        problem = _rehearse(network, optimizer, stream, device=device, fp8=policy.fp8.taken)
+        if problem and (config.kernels == "always" or policy.fp8.taken or ranks.world_size > 1):
+            leave = "Leave fp8 out and set" if policy.fp8.taken else "Set"
             raise WorkError(
                 f"The kernels of our own could not be compiled: {problem}.",
-                next_step="Set kernels: never; the plain operations compute the same.",
+                next_step=f"{leave} kernels: never; the plain operations compute the same.",
             )
         if problem:
             say(f"Kernels of our own could not be compiled ({problem}), so this run takes the plain operations.")
@@ -226,7 +227,7 @@ def make_job(
     )
 
 
-def _rehearse(network: Any, optimizer: AdamW, stream: Stream, *, device: str) -> str:
+def _rehearse(network: Any, optimizer: AdamW, stream: Stream, *, device: str, fp8: bool) -> str:
     """Compile the kernels; what went wrong with Triton or the C compiler, empty if nothing."""
     from triton.errors import TritonError  # noqa: PLC0415 - only runs that take it pay its import
 
@@ -234,7 +235,7 @@ def _rehearse(network: Any, optimizer: AdamW, stream: Stream, *, device: str) ->
 
     layout = stream.step(1)[0].to(device).layout
     assert layout is not None  # our kernels are taken for packed rows
-    sizes = {"tokens": stream.row_tokens, "longest": stream.longest}
+    sizes: dict[str, Any] = {"tokens": stream.row_tokens, "longest": stream.longest, "fp8": fp8}
     try:
         rehearse(network.sizes, optimizer, boundaries=layout.boundaries, **sizes)
     except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
@@ -286,6 +287,10 @@ def _weights(
 
         network.fuse()
         flat = FlatWeights(network, device=device)
+        if policy.fp8.taken:
+            from ongpu.training import fp8, fp8_cast  # noqa: PLC0415 - imports Triton
+
+            flat.small = fp8.attach(network, fp8_cast.cast)
         return flat, FlatAdamW(flat, **settings)
     weights = (
         MasterWeights(network, device=device) if half and native else Weights(network, device=device, autocast=half)

@@ -68,6 +68,8 @@ class Config:
     """``auto``, ``always`` or ``never``: record a step once and replay it. The arithmetic stays the same."""
     kernels: str = "auto"
     """``auto``, ``always`` or ``never``: packed rows in bfloat16 on a GPU by kernels of our own (Triton)."""
+    fp8: bool = False
+    """Products inside the blocks in float8, with the kernels of our own: another rounding, so never by itself."""
     compile: str = "never"
     """``auto``, ``always`` or ``never``: compile the model's blocks with ``torch.compile``."""
     parallel: str = "auto"
@@ -178,8 +180,8 @@ def load(path: Path) -> Config:
 def override(config: Config, changes: Mapping[str, str | int]) -> Config:
     """``config`` with options of the command line in place; :class:`UsageError` names the option."""
     for key, value in changes.items():
-        rule = RULES[key]
-        if not rule.holds(value):
+        rule = RULES.get(key)
+        if rule is not None and not rule.holds(value):
             raise UsageError(f"--{key} {value} is not {rule.wording}.", next_step=f"Give --{key} a value that is.")
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 

@@ -33,6 +33,8 @@ class FlatWeights(Weights):
         self.flat = torch.zeros(self.size, dtype=torch.float32, device=device)
         self.copies = torch.zeros(self.size, dtype=torch.bfloat16, device=device)
         self._added: list[Any] = []
+        self.small: list[Any] = []
+        """Weights in float8, which are made anew in each step; see ``fp8.py``."""
         masters = dict(self.masters)
         names = {id(weight): name for name, weight in masters.items()}
         for weight, place in zip(self.trained, self.places, strict=True):
@@ -47,9 +49,12 @@ class FlatWeights(Weights):
         self.masters = masters
         self.publish()
 
-    def begin(self, *, first: bool) -> None:  # noqa: ARG002 - what the one before it left was added up
+    def begin(self, *, first: bool) -> None:
         """Before each micro-step."""
-        self.forget_gradients()
+        self.forget_gradients()  # what the one before it left was added up
+        if first:
+            for one in self.small:
+                one.forget()
 
     def forget_gradients(self) -> None:
         """Give up the gradients."""

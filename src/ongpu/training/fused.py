@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
-from torch.nn import functional
 
-from ongpu.training import kernels, record_attention
+from ongpu.training import fp8, kernels, record_attention
 from ongpu.training.attention import Layout
 from ongpu.training.data import IGNORED
 from ongpu.training.layers import through
@@ -91,31 +90,50 @@ class SelfAttention(torch.autograd.Function):
     """Queries, keys and values of one product, turned where asked, and causal attention within each record."""
 
     @staticmethod
-    def forward(context: Any, x: Any, weight: Any, bias: Any, layout: Layout, turns: Any, heads: int, keys: int) -> Any:
+    def forward(
+        context: Any,
+        x: Any,
+        weight: Any,
+        bias: Any,
+        layout: Layout,
+        turns: Any,
+        heads: int,
+        keys: int,
+        small: fp8.Weight | None,
+    ) -> Any:
         """(tokens, inputs) to (tokens, heads * head width); ``weight`` is (inputs, (heads + 2 keys) * head width)."""
-        packed = x @ weight if bias is None else torch.addmm(bias, x, weight)
+        if small is None:
+            packed = x @ weight if bias is None else torch.addmm(bias, x, weight)
+            kept = (x, weight)
+        else:
+            packed, kept = small.multiply(x, weight, bias)
         if turns is not None:
             kernels.turn_(packed, turns, heads=heads + keys)
         records = {"longest": layout.longest, "heads": heads, "keys": keys}
         mix = record_attention.forward if layout.longest <= record_attention.LONGEST else _flash_forward
         mixed, *state = mix(packed, layout.boundaries, **records)
-        context.save_for_backward(x, weight, packed, layout.boundaries, mixed, *state)
-        context.turns, context.records, context.has_bias = turns, records, bias is not None
+        context.save_for_backward(*kept, packed, layout.boundaries, mixed, *state)
+        context.turns, context.records, context.has_bias, context.small = turns, records, bias is not None, small
         return mixed
 
     @staticmethod
     def backward(context: Any, *slopes: Any) -> Any:
         """The slopes of x, weight and bias."""
-        x, weight, packed, boundaries, mixed, *state = context.saved_tensors
+        one, other, packed, boundaries, mixed, *state = context.saved_tensors
         records = context.records
         unmix = record_attention.backward if records["longest"] <= record_attention.LONGEST else _flash_backward
         slope = unmix(packed, boundaries, mixed, slopes[0].contiguous(), *state, **records)
         if context.turns is not None:
             kernels.turn_(slope, context.turns, heads=records["heads"] + records["keys"], back=True)
         to_bias = kernels.column_sum(slope) if context.has_bias else None
-        # in the order in which the weight lies in memory, or its parts would be copied
-        to_weight = x.t() @ slope if weight.is_contiguous() else (slope.t() @ x).t()
-        return slope @ weight.t(), to_weight, to_bias, None, None, None, None
+        if context.small is None:
+            x, weight = one, other
+            # in the order in which the weight lies in memory, or its parts would be copied
+            to_weight = x.t() @ slope if weight.is_contiguous() else (slope.t() @ x).t()
+            to_x = slope @ weight.t()
+        else:
+            to_x, to_weight = context.small.slopes(slope, one, other)
+        return to_x, to_weight, to_bias, None, None, None, None, None
 
 
 # as the operators under torch.nn.attention.varlen want them: dropout, causal; return of a debug mask
@@ -185,6 +203,11 @@ class Stack(torch.autograd.Function):
         return slopes[0].split(context.rows)
 
 
+def _times(x: Any, weight: Any, small: fp8.Weight | None) -> Any:
+    """``x @ weight``, (tokens, inputs) by (inputs, outputs); in float8 where there is a ``small`` one."""
+    return x @ weight if small is None else fp8.Product.apply(x, weight, small)
+
+
 def gpt2(body: Any, ids: Any, layout: Layout) -> Any:
     """What ``gpt2.Transformer`` computes: token ids (1, tokens) to vectors (1, tokens, width)."""
     x, delta, bias = body.wte(ids[0]) + body.wpe(layout.positions), None, None
@@ -196,12 +219,13 @@ def gpt2(body: Any, ids: Any, layout: Layout) -> Any:
 def _gpt2_block(block: Any, x: Any, delta: Any, bias: Any, layout: Layout) -> tuple[Any, Any, Any]:
     """The block's inputs are a sum that was not added up, and so are its results."""
     attention, mlp, heads = block.attn, block.mlp, block.attn.heads
+    before, behind, up, down = block.small
     x, y = _add_norm(x, delta, bias, block.ln_1)
     projection = attention.c_attn
-    mixed = SelfAttention.apply(y, projection.weight, projection.bias, layout, None, heads, heads)
-    x, y = _add_norm(x, mixed @ attention.c_proj.weight, attention.c_proj.bias, block.ln_2)
-    inner = BiasGelu.apply(y @ mlp.c_fc.weight, mlp.c_fc.bias)
-    return x, inner @ mlp.c_proj.weight, mlp.c_proj.bias
+    mixed = SelfAttention.apply(y, projection.weight, projection.bias, layout, None, heads, heads, before)
+    x, y = _add_norm(x, _times(mixed, attention.c_proj.weight, behind), attention.c_proj.bias, block.ln_2)
+    inner = BiasGelu.apply(_times(y, mlp.c_fc.weight, up), mlp.c_fc.bias)
+    return x, _times(inner, mlp.c_proj.weight, down), mlp.c_proj.bias
 
 
 def _add_norm(x: Any, delta: Any, bias: Any, norm: Any) -> Any:
@@ -219,14 +243,15 @@ def llama(body: Any, ids: Any, layout: Layout) -> Any:
 
 def _llama_block(block: Any, x: Any, delta: Any, layout: Layout, turns: Any) -> tuple[Any, Any]:
     attention, mlp, shape = block.self_attn, block.mlp, block.self_attn.shape
+    before, behind, up, down = block.small
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     x, y = _add_rms_norm(x, delta, block.input_layernorm)
     weight = Stack.apply(*(one.weight for one in projections)).t()
     bias = torch.cat([one.bias for one in projections]) if shape.input_bias else None
-    mixed = SelfAttention.apply(y, weight, bias, layout, turns, shape.heads, shape.key_heads)
-    x, y = _add_rms_norm(x, attention.o_proj(mixed), block.post_attention_layernorm)
-    both = functional.linear(y, Stack.apply(mlp.gate_proj.weight, mlp.up_proj.weight))
-    return x, mlp.down_proj(Gated.apply(both))
+    mixed = SelfAttention.apply(y, weight, bias, layout, turns, shape.heads, shape.key_heads, before)
+    x, y = _add_rms_norm(x, _times(mixed, attention.o_proj.weight.t(), behind), block.post_attention_layernorm)
+    both = _times(y, Stack.apply(mlp.gate_proj.weight, mlp.up_proj.weight).t(), up)
+    return x, _times(Gated.apply(both), mlp.down_proj.weight.t(), down)
 
 
 def _add_rms_norm(x: Any, delta: Any, norm: Any) -> Any:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ongpu.training import weights
 from ongpu.training.attention import Layout, attend
-from ongpu.training.layers import Embedding, NotOfThisShapeError, Sizes, fused_module, through
+from ongpu.training.layers import NOT_SMALL, Embedding, NotOfThisShapeError, Sizes, fused_module, through
 from ongpu.training.loss import head_loss
 
 
@@ -132,6 +132,7 @@ class Block(nn.Module):
         self.attn = Attention(shape)
         self.ln_2 = nn.LayerNorm(shape.width, eps=LAYER_NORM_EPSILON)
         self.mlp = FeedForward(shape)
+        self.small = NOT_SMALL
 
     def forward(self, x: Any, layout: Layout | None) -> Any:
         """Shape (rows, tokens, width) in and out."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+NOT_SMALL: Final[tuple[Any, ...]] = (None,) * 4
+"""What multiplies a block's four products in float8, see ``fp8.py``: before attention and behind it, up and down."""
 
 
 class NotOfThisShapeError(ValueError):

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ongpu.training import weights
 from ongpu.training.attention import Layout, attend
-from ongpu.training.layers import Embedding, NotOfThisShapeError, Sizes, fused_module, through
+from ongpu.training.layers import NOT_SMALL, Embedding, NotOfThisShapeError, Sizes, fused_module, through
 from ongpu.training.loss import head_loss
 
 FAMILY: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -187,6 +187,7 @@ class Block(nn.Module):
         self.self_attn = Attention(shape)
         self.post_attention_layernorm = Norm(shape.width, shape.epsilon)
         self.mlp = FeedForward(shape)
+        self.small = NOT_SMALL
 
     def forward(self, x: Any, turns: tuple[Any, Any], layout: Layout | None) -> Any:
         """Shape (rows, tokens, width) in and out."""

@@ -101,6 +101,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         type=int,
         help="tokens of a record that are kept; the rest is counted",
     )
+    parser.add_argument("--fp8", action="store_true", default=None, help="products of the blocks in float8")
     parser.add_argument("--parallel", help="of several ranks: ddp, fsdp or auto")
     parser.add_argument("--seed", type=int, help="of weights and data order")
     parser.add_argument("--on-bad-record", "--on_bad_record", help="fail (default) or skip, with a count")
@@ -112,7 +113,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 def _train(options: argparse.Namespace, console: Console, ranks: Alone) -> None:
     set_up = SetUp(time.perf_counter())
     config = configuration.load(options.config) if options.config else Config()
-    names = ("output", "dataset", "device", "max_steps", "max_seq_length", "seed", "on_bad_record", "parallel")
+    names = ("output", "dataset", "device", "max_steps", "max_seq_length", "seed", "on_bad_record", "parallel", "fp8")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     config = configuration.override(config, given)
     asked = _Asked(resume=options.resume, explain=options.explain)
@@ -186,22 +187,20 @@ def _run(
     console.say(f"Model: {config.model}, {weights:,} parameters, {config.precision}")
     if ranks.first:
         folder.refuse_full_disk(learned)
-    unfused = ""
+    unfused = without_float8 = ""
     if model.native:
         capability = torch.cuda.get_device_capability() if chosen.kind == "cuda" else None
-        head_width = model.network.sizes.head_width
-        unfused = toolchain.missing(variables, capability=capability, head_width=head_width) or model.network.unfused()
+        sizes = model.network.sizes
+        missing = toolchain.missing(variables, capability=capability, head_width=sizes.head_width)
+        unfused = missing or model.network.unfused()
+        without_float8 = toolchain.missing_for_float8(capability=capability, widths=(sizes.width, sizes.inner))
     if config.lora_rank:
         unfused = "they do not know LoRA's adapters"
     team = policy.Team(weights=weights, memory_bytes=chosen.memory_bytes) if ranks.world_size > 1 else None
     policies = policy.choose(
-        config,
-        device=chosen.kind,
-        native=model.native,
-        unfused=unfused,
-        team=team,
+        config, device=chosen.kind, native=model.native, unfused=unfused, without_float8=without_float8, team=team
     )
-    console.say(*(f"Choice: {choice}" for choice in (policies.choices if asked.explain else policies.unheeded)))
+    console.say(*(f"Choice: {choice}" for choice in (policies.choices if asked.explain else policies.said)))
     evaluations: list[tuple[int, float]] = []
 
     def on_evaluation(step: int, loss: float) -> None:

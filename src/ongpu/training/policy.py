@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
+from ongpu.errors import UsageError
 from ongpu.training.config import Config
 
 GRAPH_FROM_STEPS: Final = 10
@@ -51,13 +52,14 @@ class Policy:
 
     cuda_graph: Choice
     kernels: Choice
+    fp8: Choice
     compile: Choice
     packing: Choice
     loss_chunks: Choice
     recompute: Choice
     sharded: Choice
     unheeded: tuple[Choice, ...] = ()
-    """What the configuration insists on and the run cannot do; said without ``--explain``."""
+    """What the configuration insists on and the run cannot do."""
 
     def without_kernels(self, reason: str) -> Policy:
         """The same without kernels of our own, where they were chosen and could not be had."""
@@ -72,9 +74,15 @@ class Policy:
             self.recompute,
             self.sharded,
             self.kernels,
+            self.fp8,
             self.cuda_graph,
             self.compile,
         )
+
+    @property
+    def said(self) -> tuple[Choice, ...]:
+        """What is said without ``--explain``: what was insisted on in vain, and arithmetic that rounds more."""
+        return (*self.unheeded, *([self.fp8] if self.fp8.taken else []))
 
 
 def choose(
@@ -83,16 +91,21 @@ def choose(
     device: str,
     native: bool,
     unfused: str = "",
+    without_float8: str = "",
     team: Team | None = None,
 ) -> Policy:
     """Decide from the configuration, the device, whether the model is one of ours, and who else trains.
 
-    ``unfused`` says why the kernels of ``fused.py`` cannot run it, and is empty where they can.
+    ``unfused`` says why the kernels of ``fused.py`` cannot run it, and is empty where they can; ``without_float8``
+    the same of ``fp8.py``.
+
+    :raises UsageError: float8 was asked for and cannot be had.
     """
     sharded = _sharded(config, team=team, native=native)
     if sharded.taken:
         unfused = "they need whole weights, and these are in parts"
     kernels = _kernels(config, device=device, native=native, unfused=unfused)
+    fp8 = _fp8(config, kernels=kernels, missing=without_float8)
     cuda_graph = _cuda_graph(config, device=device, native=native, several=team is not None)
     compiled = _compile(config, device=device, native=native, fused=kernels.taken)
     packing = _asked("packing", wanted=config.packing, otherwise="one record a row", native=native)
@@ -115,6 +128,7 @@ def choose(
         sharded=sharded,
         cuda_graph=cuda_graph,
         kernels=kernels,
+        fp8=fp8,
         compile=compiled,
         packing=packing,
         loss_chunks=loss_chunks,
@@ -188,12 +202,28 @@ def _kernels(config: Config, *, device: str, native: bool, unfused: str) -> Choi
         return choice(unfused)
     if config.kernels == "always":
         return choice("the configuration says always", taken=True)
+    if config.fp8:
+        return choice("products in float8 need them", taken=True)
     if config.max_steps < KERNELS_FROM_STEPS:
         return choice(
             f"{config.max_steps} steps are fewer than {KERNELS_FROM_STEPS}: "
             "loading them takes a second, and compiling them three"
         )
     return choice("memory is read once where the plain operations read it two to ten times", taken=True)
+
+
+def _fp8(config: Config, *, kernels: Choice, missing: str) -> Choice:
+    what = "products of the blocks in float8"
+    if not config.fp8:
+        return Choice(what=what, taken=False, reason="the configuration does not ask for it, and it rounds more")
+    reason = f"it goes with the kernels of our own, and {kernels.reason}" if not kernels.taken else missing
+    if reason:
+        raise UsageError(
+            f"fp8 was asked for and cannot be had: {reason}.",
+            next_step="Leave fp8 out; or give it packing: true, precision: bfloat16, a model of the GPT-2 or Llama "
+            "family and an NVIDIA GPU of compute capability 8.9 or later with Triton.",
+        )
+    return Choice(what=what, taken=True, reason="the configuration asks for it; all else stays bfloat16 and float32")
 
 
 def _compile(config: Config, *, device: str, native: bool, fused: bool) -> Choice:

@@ -13,20 +13,25 @@ from typing import Any, Final
 
 import torch
 
-from ongpu.training import kernels, record_attention
+from ongpu.training import fp8 as float8
+from ongpu.training import fp8_cast, kernels, record_attention
 from ongpu.training.data import IGNORED
 from ongpu.training.layers import Sizes
 
 _WORKERS: Final = 16
 
 
-def rehearse(sizes: Sizes, optimizer: Any, *, tokens: int, longest: int, boundaries: Any) -> None:
+def rehearse(sizes: Sizes, optimizer: Any, *, tokens: int, longest: int, boundaries: Any, fp8: bool = False) -> None:
     """Call each kernel once, with arguments of the kind a step of ``tokens`` tokens has; what they compute is dropped.
 
-    ``boundaries`` are those of a packed row, on the device; ``longest`` is the longest record in tokens.
+    ``boundaries`` are those of a packed row, on the device; ``longest`` is the longest record in tokens; ``fp8`` says
+    that products are made in float8.
     """
     index = boundaries.device.index
     calls = [*_norms(sizes, tokens, boundaries.device), *_others(sizes, tokens, boundaries, longest)]
+    if fp8:
+        x = torch.zeros(tokens, sizes.width, dtype=torch.bfloat16, device=boundaries.device)
+        calls += [functools.partial(fp8_cast.cast, x, kind) for kind in {float8.VALUES, float8.SLOPES}]
 
     def run(call: Callable[[], object]) -> None:
         if index is not None:

@@ -11,6 +11,9 @@ from typing import Final
 
 _LEAST_CAPABILITY: Final = (8, 0)
 """bfloat16 products; before it they would be emulated."""
+_LEAST_FOR_FLOAT8: Final = (8, 9)
+_FLOAT8_SIDE: Final = 16
+"""cuBLAS multiplies float8 matrices whose sides are multiples of it."""
 _HEAD_WIDTHS: Final = (32, 64, 128, 256)
 
 
@@ -32,3 +35,11 @@ def missing(variables: Mapping[str, str], *, capability: tuple[int, int] | None,
     if head_width not in _HEAD_WIDTHS:
         return f"they are not made for heads {head_width} wide"
     return ""
+
+
+def missing_for_float8(*, capability: tuple[int, int] | None, widths: tuple[int, ...]) -> str:
+    """Why products of matrices of these ``widths`` cannot be made in float8 here, as :func:`missing` says it."""
+    if capability is not None and capability < _LEAST_FOR_FLOAT8:
+        return f"it needs compute capability 8.9 or later, and this GPU has {capability[0]}.{capability[1]}"
+    odd = [width for width in widths if width % _FLOAT8_SIDE]
+    return f"it needs widths that are multiples of {_FLOAT8_SIDE}, and this model has {odd[0]}" if odd else ""
