@@ -44,9 +44,10 @@ def test_a_product_and_its_slopes(*, outputs_first: bool) -> None:
     made = torch.autograd.grad(out, leaves, slope)
     assert out.dtype == torch.bfloat16
     expected = x.float() @ weight.float(), slope.float() @ weight.float().t(), x.float().t() @ slope.float()
-    for ours, reference in zip((out, *made), expected, strict=True):
+    # of values three bits behind the point are kept, of slopes two
+    for ours, reference, most in zip((out, *made), expected, (0.05, 0.08, 0.08), strict=True):
         assert ours.shape == reference.shape
-        assert 1e-3 < off(ours, reference) < 0.05  # three bits behind the point are kept
+        assert 1e-3 < off(ours, reference) < most
     assert made[1].stride() == weight.stride()  # or adding it to the weight's gradient would copy it
     assert len(CASTS) == 3
     small.multiply(x, weight)
