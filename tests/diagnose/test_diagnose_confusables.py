@@ -46,7 +46,7 @@ PAIRS = {
     # the numbers, by CUDA generation
     "803": ("driver-broken", f"{_COUNT} Error 803: system has unsupported display driver / cuda driver combination"),
     "804, nothing else known": (
-        "cuda-version-mismatch",
+        "driver-too-old",
         f"{_COUNT} Error 804: forward compatibility was attempted on non supported HW",
     ),
     "804 over a driver that is too old": (

@@ -90,6 +90,11 @@ _CAPABILITY: Final = re.compile(
 _DEMAND: Final = re.compile(
     r"requires? |required|minimum|at least|only support|or higher|or newer|or above", re.IGNORECASE
 )
+# A line that installs, or says what ought to be installed: its version of torch is a wish.
+_WISH: Final = re.compile(
+    r"pip3? install |installing package|package wrong version|--index-url|uv add |conda install |pip: install ",
+    re.IGNORECASE,
+)
 _TARGETS_LINE: Final = re.compile(r"(?:supports cuda capabilities|arch[_ ]list)", re.IGNORECASE)
 _TARGET: Final = re.compile(r"\b((?:sm|compute)_\d{2,3}[af]?)\b")
 _RANGE: Final = re.compile(r"\((\d{1,2}\.\d)\) - \((\d{1,2}\.\d)\)")
@@ -126,15 +131,16 @@ class FactReader:
         """Read one cleaned line."""
         line = piece[:_LONGEST].decode("utf-8", "replace")
         lowered = line.lower()
+        wish = _WISH.search(line)
         for kind, pattern, words in _AS_PRINTED:
-            if any(word in lowered for word in words):
+            if any(word in lowered for word in words) and not (wish and kind == "torch_versions"):
                 for match in pattern.finditer(line):
                     self._note(kind, match[1].strip())
         if "found version" in lowered:
             for match in _FOUND_VERSION.finditer(line):
                 number = int(match[1])
                 self._note("cuda_driver_versions", f"{number // 1000}.{number % 1000 // 10}")
-        if "+c" in lowered:
+        if "+c" in lowered and not wish:
             for match in _TORCH_LOCAL.finditer(line):
                 if not _COMPANION.search(line[max(match.start() - 24, 0) : match.start()]):
                     self._note("torch_versions", match[1])
