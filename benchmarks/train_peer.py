@@ -36,6 +36,8 @@ def options() -> argparse.Namespace:
 
 def run(given: argparse.Namespace) -> int:
     """Train, then print the result."""
+    if os.environ.get("TRITON_CACHE_DIR"):  # compiled before in that folder, or not at all
+        os.environ["ONGPU_KERNEL_CACHE"] = os.environ["TRITON_CACHE_DIR"] + "/ongpu"
     settings = {
         "model": "gpt2",
         "precision": "bfloat16",

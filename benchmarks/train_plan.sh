@@ -16,13 +16,17 @@ small="--set batch_size=4"
 gpt2="--set batch_tokens=32768 --set kernels=always"
 llama="--model llama1b --warmup 5 --steps 20 --set batch_tokens=16384 --set learning_rate=1.0e-4 --set kernels=always"
 case "$plans" in *job50*) cat >> "$plan" <<PLAN ;; esac
-# ---- the 50-step job: 4 records a step; as the policy chooses, with our kernels compiled first, and compiled before
+# ---- the 50-step job: 4 records a step; as the policy chooses, with our kernels compiled first, and with them kept
 job50.bare_import       | 60|python3 $here/train_bare.py
 job50.ours              | 90|$peer $small
 job50.ours_kernels_cold | 90|$peer $small --set kernels=always
-job50.ours_kernels_warm | 90|CACHE=job50.ours_kernels_cold $peer $small --set kernels=always
+job50.bare_import_2     | 60|python3 $here/train_bare.py
+job50.ours_kernels_kept | 90|CACHE=job50.ours_kernels_cold $peer $small
+job50.bare_import_3     | 60|python3 $here/train_bare.py
+job50.ours_2            | 90|$peer $small
+job50.ours_kernels_kept2| 90|CACHE=job50.ours_kernels_cold $peer $small
 job50.ours_fp32_s64     | 90|$peer $small --set packing=false --set precision=float32 --set max_seq_length=64 --set vocab_multiple=1 --set learning_rate=2.0e-5 --set weight_decay=0.01 --semantics truncated-64
-job50.bare_import_again | 60|python3 $here/train_bare.py
+job50.bare_import_4     | 60|python3 $here/train_bare.py
 PLAN
 case "$plans" in *core*) cat >> "$plan" <<PLAN ;; esac
 # ---- throughput: 32,768 tokens a step

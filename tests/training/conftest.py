@@ -13,6 +13,12 @@ import torch
 
 
 @pytest.fixture(autouse=True)
+def _kernels_of_the_tests(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What GPU tests compile is kept for each other, not for the user."""
+    monkeypatch.setitem(os.environ, "ONGPU_KERNEL_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
+
+
+@pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")  # for children
     before = torch.get_num_threads()

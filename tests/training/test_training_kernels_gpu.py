@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -271,6 +274,44 @@ def test_a_run_has_the_series_of_the_plain_one(tmp_path: Path) -> None:
     assert facts["step_recorded"] is True
     assert any(choice.startswith("kernels of our own: yes") for choice in facts["choices"])
     assert train(tmp_path / "again") == train(tmp_path / "once more")  # sums have one order
+
+
+def test_later_runs_launch_what_was_kept_without_triton(tmp_path: Path) -> None:
+    script = (
+        "import sys; from ongpu.training.main import main; status = main(sys.argv[1:]); "
+        "print('triton' in sys.modules); sys.exit(status)"
+    )
+    config = tmp_path / "job.yaml"
+    config.write_text("max_steps: 12\nprecision: bfloat16\npacking: true\ntensorboard: false\n")
+
+    def train_apart(name: str, kernels: str) -> tuple[list[float], str]:
+        given = ["--config", config, "--output", tmp_path / name, "--device", "cuda", "--explain"]
+        config.write_text(f"{config.read_text().partition('kernels')[0]}kernels: {kernels}\n")
+        done = subprocess.run(
+            [sys.executable, "-c", script, *map(str, given)],
+            env={**os.environ, "ONGPU_KERNEL_CACHE": str(tmp_path / "kept")},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines], done.stdout
+
+    _, before = train_apart("before", "auto")
+    assert "kernels of our own: no, 12 steps are fewer" in before
+    first, compiled = train_apart("first", "always")
+    assert compiled.splitlines()[-1] == "True"
+    later, loaded = train_apart("later", "auto")
+    assert "kernels of our own: yes, an earlier run left them compiled" in loaded
+    assert loaded.splitlines()[-1] == "False"
+    assert later == first
+    (kept,) = (tmp_path / "kept").iterdir()
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
+    _, spoiled = train_apart("spoiled", "auto")
+    assert "is not used: its digest does not agree" in spoiled
+    assert "kernels of our own: no, 12 steps are fewer" in spoiled
 
 
 def test_micro_steps_resume_and_twice_computed_blocks(tmp_path: Path) -> None:

@@ -203,7 +203,9 @@ def test_where_tokens_are_kept() -> None:
     below = Path("ongpu") / "tokens"
     assert store.folder_of({"HOME": "/h", "XDG_CACHE_HOME": "/x"}) == Path("/x") / below
     assert store.folder_of({"HOME": "/h", "XDG_CACHE_HOME": "x"}) == Path("/h/.cache") / below
-    assert store.folder_of({"HOME": "/h", store.VARIABLE: "mine"}) == Path("mine")
+    assert store.folder_of({"HOME": "/h", "ONGPU_TOKEN_CACHE": "mine"}) == Path("mine")
+    assert store.folder_of({"HOME": "/h", "ONGPU_KERNEL_CACHE": "mine"}, "kernels") == Path("mine")
+    assert store.folder_of({"HOME": "/h"}, "kernels") == Path("/h/.cache/ongpu/kernels")
     assert store.folder_of({}) is None
 
 

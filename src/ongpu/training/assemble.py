@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,9 @@ from ongpu.training.precision import MasterWeights, Weights
 from ongpu.training.prepared import Prepared
 from ongpu.training.ranks import Alone
 from ongpu.training.reduce import ONE_RANK, ManyRanks, OneRank
+from ongpu.training.rehearse import Kept, rehearse
 from ongpu.training.step import EagerStep, RecordedStep, Step
+from ongpu.training.store import Store, folder_of
 
 # settings that change where a run writes or how fast it goes, not the numbers it computes
 _NOT_COMPUTED = frozenset(
@@ -131,6 +133,28 @@ def make_examples(source: Prepared, model: Model, config: Config, *, say: Callab
     return usable
 
 
+def kept_kernels(
+    config: Config,
+    model: Model,
+    examples: Tokens,
+    *,
+    capability: tuple[int, int],
+    variables: Mapping[str, str],
+    ranks: Alone,
+    say: Callable[[str], None],
+) -> Kept:
+    """Where the kernels of such a run are found again; ``model`` is one of ours."""
+    folder = folder_of(variables, "kernels")
+    return Kept(
+        Store(folder=folder, writes=ranks.local_rank == 0) if folder else None,
+        model.network.sizes,
+        longest=int(examples.lengths.max()),
+        fp8=config.fp8,
+        capability=capability,
+        say=say,
+    )
+
+
 def split(examples: Tokens, config: Config) -> tuple[Tokens, Tokens | None]:
     """Examples to train on and examples held out, by the seed alone.
 
@@ -158,20 +182,21 @@ def make_job(
     examples: Tokens,
     data_sha256: str,
     policy: Policy,
+    kept: Kept | None,
     folder: RunFolder,
     ranks: Alone,
     warnings: Sequence[str],
     say: Callable[[str], None],
     on_evaluation: Callable[[int, float], None],
 ) -> Job:
-    """Everything the loop needs, on its device."""
-    kept, apart = split(examples, config)
-    _refuse_batch_tokens(config, kept, policy=policy)
+    """Everything the loop needs, on its device. ``kept``: where kernels of our own are found again, or kept."""
+    taught, apart = split(examples, config)
+    _refuse_batch_tokens(config, taught, policy=policy)
     network, fill = model.network, model.tokenizer.end_id
     network.train()
     weights, optimizer = _weights(network, config, device=device, native=model.native, policy=policy, ranks=ranks)
     stream = Stream(
-        kept,
+        taught,
         seed=config.seed,
         batch_size=config.batch_size,
         batch_tokens=config.batch_tokens,
@@ -183,7 +208,7 @@ def make_job(
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
-    if policy.kernels.taken:
+    if policy.kernels.taken and not (kept and kept.load()):
         problem = _rehearse(network, optimizer, stream, device=device, fp8=policy.fp8.taken)
         if problem and (config.kernels == "always" or policy.fp8.taken or ranks.world_size > 1):
             leave = "Leave fp8 out and set" if policy.fp8.taken else "Set"
@@ -197,6 +222,8 @@ def make_job(
             network.fused = None
             policy = policy.without_kernels(f"they could not be compiled: {problem}")
             weights, optimizer = _weights(network, config, device=device, native=True, policy=policy, ranks=ranks)
+        elif kept:
+            kept.keep()
     if policy.recompute.taken:
         network.recompute_blocks()
     if policy.compile.taken:
@@ -229,9 +256,7 @@ def make_job(
 
 def _rehearse(network: Any, optimizer: AdamW, stream: Stream, *, device: str, fp8: bool) -> str:
     """Compile the kernels; what went wrong with Triton or the C compiler, empty if nothing."""
-    from triton.errors import TritonError  # noqa: PLC0415 - only runs that take it pay its import
-
-    from ongpu.training.rehearse import rehearse  # noqa: PLC0415 - imports Triton
+    from triton.errors import TritonError  # noqa: PLC0415 - only a run that compiles pays its import
 
     layout = stream.step(1)[0].to(device).layout
     assert layout is not None  # our kernels are taken for packed rows
@@ -283,12 +308,12 @@ def _weights(
         return weights, AdamW(weights.masters.values(), **settings)
     network.to(device)
     if policy.kernels.taken:
-        from ongpu.training.flat import FlatAdamW, FlatWeights  # noqa: PLC0415 - imports Triton
+        from ongpu.training.flat import FlatAdamW, FlatWeights  # noqa: PLC0415 - only a run that takes it pays its import
 
         network.fuse()
         flat = FlatWeights(network, device=device)
         if policy.fp8.taken:
-            from ongpu.training import fp8, fp8_cast  # noqa: PLC0415 - imports Triton
+            from ongpu.training import fp8, fp8_cast  # noqa: PLC0415 - only a run that takes it pays its import
 
             flat.small = fp8.attach(network, fp8_cast.cast)
         return flat, FlatAdamW(flat, **settings)

@@ -17,8 +17,8 @@ Cast = Callable[[Any, torch.dtype], tuple[Any, Any, Any]]
 
 VALUES: Final = torch.float8_e4m3fn
 SLOPES: Final = torch.float8_e5m2
-"""It reaches further (Micikevicius et al. 2022). With e4m3 the losses of GPT-2 124M lay further above bfloat16's, as the
-mean of three seeds on one H100; docs/performance.md has both."""
+"""It reaches further (Micikevicius et al. 2022). With e4m3 the losses of GPT-2 124M lay further above bfloat16's, as
+docs/performance.md shows."""
 FAST_FORWARD: Final = True
 """Add up with fewer bits, which is faster; the backward pass adds with more (as Transformer Engine chooses)."""
 FAST_BACKWARD: Final = False

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-import triton
-import triton.language as tl
+
+from ongpu.training.binaries import kernel, programs
+
+if TYPE_CHECKING:
+    import triton.language as tl
 
 _PARTS: Final = 1024
 """Most programs that look for the largest value; each leaves one."""
@@ -19,7 +22,7 @@ _ROWS: Final = 128
 _COLUMNS: Final = 128
 
 
-@triton.jit
+@kernel
 def _largest_kernel(x, parts, size, per_program, BLOCK: tl.constexpr):
     program = tl.program_id(0)
     most = tl.zeros([BLOCK], dtype=tl.float32)
@@ -29,7 +32,7 @@ def _largest_kernel(x, parts, size, per_program, BLOCK: tl.constexpr):
     tl.store(parts + program, tl.max(most, 0))
 
 
-@triton.jit
+@kernel
 def _cast_kernel(
     x, parts, count, same, turned, scale, rows, width, limit,
     PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -58,14 +61,14 @@ def cast(x: Any, kind: torch.dtype) -> tuple[Any, Any, Any]:
     """
     rows, width = x.shape
     size = x.numel()
-    per_program = triton.cdiv(triton.cdiv(size, _PARTS), _BLOCK) * _BLOCK
-    count = triton.cdiv(size, per_program)
+    per_program = programs(programs(size, _PARTS), _BLOCK) * _BLOCK
+    count = programs(size, per_program)
     parts = torch.empty(count, dtype=torch.float32, device=x.device)
     _largest_kernel[(count,)](x, parts, size, per_program, BLOCK=_BLOCK, num_warps=8)
     same = torch.empty(rows, width, dtype=kind, device=x.device)
     turned = torch.empty(width, rows, dtype=kind, device=x.device)
     scale = torch.empty((), dtype=torch.float32, device=x.device)
-    _cast_kernel[(triton.cdiv(width, _COLUMNS), triton.cdiv(rows, _ROWS))](
+    _cast_kernel[(programs(width, _COLUMNS), programs(rows, _ROWS))](
         x, parts, count, same, turned, scale, rows, width, torch.finfo(kind).max,
         PARTS=_PARTS, ROWS=_ROWS, COLUMNS=_COLUMNS, num_warps=8,
     )  # fmt: skip

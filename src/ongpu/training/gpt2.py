@@ -209,7 +209,7 @@ class GPT2(nn.Module):
         return ""
 
     def fuse(self) -> None:
-        """Compute packed rows with the kernels of ``fused.py`` from now on; imports Triton."""
+        """Compute packed rows with the kernels of ``fused.py`` from now on."""
         self.fused = fused_module()
 
     def recompute_blocks(self) -> None:

@@ -2,7 +2,7 @@
 
 Every function here takes CUDA tensors of shape (tokens, width), bfloat16 unless said otherwise, computes in float32
 and stores what it returns in the type of its input. Sums over tokens are made in a fixed order, so a run repeats
-itself. Importing this module imports Triton; ``fused.py`` puts the functions together and gives them gradients.
+itself. ``fused.py`` puts the functions together and gives them gradients; ``binaries.py`` has them compiled.
 """
 
 # Triton reads the source of kernels: their parameters are pointers and sizes, and its language is not typed.
@@ -10,11 +10,14 @@ itself. Importing this module imports Triton; ``fused.py`` puts the functions to
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-import triton
-import triton.language as tl
+
+from ongpu.training.binaries import kernel, programs
+
+if TYPE_CHECKING:
+    import triton.language as tl
 
 _TILE: Final = 64
 """Tokens of a tile of those kernels that walk down columns."""
@@ -29,7 +32,7 @@ def _warps(block: int) -> int:
     return min(16, max(1, block // 512))
 
 
-@triton.jit
+@kernel
 def _add_norm_kernel(
     x, delta, bias, weight, shift, total, out, mean, scale, width, epsilon,
     HAS_DELTA: tl.constexpr, HAS_BIAS: tl.constexpr, CENTERED: tl.constexpr, BLOCK: tl.constexpr,
@@ -81,7 +84,7 @@ def add_norm(
     return total, out, mean, scale
 
 
-@triton.jit
+@kernel
 def _add_norm_backward_kernel(
     total, weight, mean, scale, slope, slope_total, result, sums, tokens, width,
     HAS_SLOPE_TOTAL: tl.constexpr, HAS_BIAS: tl.constexpr, CENTERED: tl.constexpr, BLOCK: tl.constexpr,
@@ -142,7 +145,7 @@ def add_norm_backward(
     return result, to_weight, to_shift, to_bias
 
 
-@triton.jit
+@kernel
 def _add_up_kernel(parts, out, count, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < width
@@ -158,11 +161,11 @@ def _add_up(parts: Any, kind: torch.dtype) -> Any:
     """The sum of float32 ``parts`` over their first dimension, as ``kind``."""
     count, width = parts.shape
     out = torch.empty(width, dtype=kind, device=parts.device)
-    _add_up_kernel[(triton.cdiv(width, 32),)](parts, out, count, width, ROWS=256, COLUMNS=32, num_warps=8)
+    _add_up_kernel[(programs(width, 32),)](parts, out, count, width, ROWS=256, COLUMNS=32, num_warps=8)
     return out
 
 
-@triton.jit
+@kernel
 def _gelu_kernel(product, bias, out, width, size, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
@@ -177,11 +180,11 @@ def bias_gelu(product: Any, bias: Any) -> Any:
     """GELU in its tanh form, of ``product + bias``."""
     out = torch.empty_like(product)
     size = product.numel()
-    _gelu_kernel[(triton.cdiv(size, 2048),)](product, bias, out, product.shape[1], size, BLOCK=2048, num_warps=8)
+    _gelu_kernel[(programs(size, 2048),)](product, bias, out, product.shape[1], size, BLOCK=2048, num_warps=8)
     return out
 
 
-@triton.jit
+@kernel
 def _gelu_backward_kernel(
     product, bias, slope, result, sums, tokens, width, per_program, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     AHEAD: tl.constexpr,
@@ -211,13 +214,13 @@ def bias_gelu_backward(product: Any, bias: Any, slope: Any) -> tuple[Any, Any]:
     groups, per_program = _groups(tokens)
     result = torch.empty_like(product)
     sums = torch.empty(groups, width, dtype=torch.float32, device=product.device)
-    _gelu_backward_kernel[(triton.cdiv(width, 128), groups)](
+    _gelu_backward_kernel[(programs(width, 128), groups)](
         product, bias, slope, result, sums, tokens, width, per_program, ROWS=_TILE, COLUMNS=128, AHEAD=3, num_warps=4
     )
     return result, _add_up(sums, bias.dtype)
 
 
-@triton.jit
+@kernel
 def _column_sum_kernel(
     x, sums, tokens, width, per_program, ROWS: tl.constexpr, COLUMNS: tl.constexpr, AHEAD: tl.constexpr
 ):
@@ -237,7 +240,7 @@ def column_sum(x: Any) -> Any:
     tokens, width = x.shape
     groups, per_program = _groups(tokens)
     sums = torch.empty(groups, width, dtype=torch.float32, device=x.device)
-    _column_sum_kernel[(triton.cdiv(width, 128), groups)](
+    _column_sum_kernel[(programs(width, 128), groups)](
         x, sums, tokens, width, per_program, ROWS=_TILE, COLUMNS=128, AHEAD=3, num_warps=4
     )
     return _add_up(sums, x.dtype)
@@ -249,7 +252,7 @@ def _groups(tokens: int) -> tuple[int, int]:
     return -(-tokens // per_program), per_program
 
 
-@triton.jit
+@kernel
 def _gate_kernel(both, out, width, size, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
@@ -264,11 +267,11 @@ def gated(both: Any) -> Any:
     tokens, width = both.shape[0], both.shape[1] // 2
     out = both.new_empty(tokens, width)
     size = tokens * width
-    _gate_kernel[(triton.cdiv(size, 2048),)](both, out, width, size, BLOCK=2048, num_warps=8)
+    _gate_kernel[(programs(size, 2048),)](both, out, width, size, BLOCK=2048, num_warps=8)
     return out
 
 
-@triton.jit
+@kernel
 def _gate_backward_kernel(both, slope, result, width, size, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
@@ -286,13 +289,11 @@ def gated_backward(both: Any, slope: Any) -> Any:
     """The slope of :func:`gated`'s input."""
     result = torch.empty_like(both)
     size = slope.numel()
-    _gate_backward_kernel[(triton.cdiv(size, 2048),)](
-        both, slope, result, slope.shape[1], size, BLOCK=2048, num_warps=8
-    )
+    _gate_backward_kernel[(programs(size, 2048),)](both, slope, result, slope.shape[1], size, BLOCK=2048, num_warps=8)
     return result
 
 
-@triton.jit
+@kernel
 def _turn_kernel(packed, cosine, sine, tokens, row_width, BACK: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     head = tl.program_id(1)
@@ -316,12 +317,12 @@ def turn_(packed: Any, turns: tuple[Any, Any], *, heads: int, back: bool = False
     """
     cosine, sine = turns
     tokens, row_width = packed.shape
-    _turn_kernel[(triton.cdiv(tokens, _TURN_TILE), heads)](
+    _turn_kernel[(programs(tokens, _TURN_TILE), heads)](
         packed, cosine, sine, tokens, row_width, BACK=back, HALF=cosine.shape[1], ROWS=_TURN_TILE, num_warps=4
     )
 
 
-@triton.jit
+@kernel
 def _cross_entropy_kernel(logits, labels, losses, width, ignored, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     here = logits + row.to(tl.int64) * width
@@ -365,7 +366,7 @@ def cross_entropy_(logits: Any, labels: Any, *, ignored: int) -> Any:
     return losses
 
 
-@triton.jit
+@kernel
 def _scale_kernel(x, factor, size, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(x + at, mask=at < size).to(tl.float32) * tl.load(factor)
@@ -374,4 +375,4 @@ def _scale_kernel(x, factor, size, BLOCK: tl.constexpr):
 
 def scale_(x: Any, factor: Any) -> None:
     """Multiply by a float32 number that is on the device; torch would round it to the type of ``x`` first."""
-    _scale_kernel[(triton.cdiv(x.numel(), 2048),)](x, factor, x.numel(), BLOCK=2048, num_warps=8)
+    _scale_kernel[(programs(x.numel(), 2048),)](x, factor, x.numel(), BLOCK=2048, num_warps=8)

@@ -50,7 +50,7 @@ class Sizes:
 
 
 def fused_module() -> Any:
-    """``fused.py``, which imports Triton."""
+    """``fused.py``."""
     from ongpu.training import fused  # noqa: PLC0415 - only a run that takes it pays its import
 
     return fused

@@ -277,7 +277,7 @@ class Llama(nn.Module):
         return "they do not know norms of heads" if self.shape.head_norm else ""
 
     def fuse(self) -> None:
-        """Compute packed rows with the kernels of ``fused.py`` from now on; imports Triton."""
+        """Compute packed rows with the kernels of ``fused.py`` from now on."""
         self.fused = fused_module()
 
     def recompute_blocks(self) -> None:

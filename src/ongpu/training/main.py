@@ -188,17 +188,29 @@ def _run(
     if ranks.first:
         folder.refuse_full_disk(learned)
     unfused = without_float8 = ""
+    kept = None
     if model.native:
         capability = torch.cuda.get_device_capability() if chosen.kind == "cuda" else None
         sizes = model.network.sizes
         missing = toolchain.missing(variables, capability=capability, head_width=sizes.head_width)
         unfused = missing or model.network.unfused()
         without_float8 = toolchain.missing_for_float8(capability=capability, widths=(sizes.width, sizes.inner))
+        if capability and not unfused:
+            kept = assemble.kept_kernels(
+                config, model, examples, capability=capability, variables=variables, ranks=ranks, say=console.say
+            )
     if config.lora_rank:
         unfused = "they do not know LoRA's adapters"
     team = policy.Team(weights=weights, memory_bytes=chosen.memory_bytes) if ranks.world_size > 1 else None
     policies = policy.choose(
-        config, device=chosen.kind, native=model.native, unfused=unfused, without_float8=without_float8, team=team
+        config,
+        device=chosen.kind,
+        native=model.native,
+        unfused=unfused,
+        without_float8=without_float8,
+        # what one rank has kept another may not have, and all must take the same
+        kept=kept.load if kept and ranks.world_size == 1 else lambda: False,
+        team=team,
     )
     console.say(*(f"Choice: {choice}" for choice in (policies.choices if asked.explain else policies.said)))
     evaluations: list[tuple[int, float]] = []
@@ -215,6 +227,7 @@ def _run(
             examples=examples,
             data_sha256=source.sha256,
             policy=policies,
+            kept=kept,
             folder=folder,
             ranks=ranks,
             warnings=warned,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,8 +15,8 @@ GRAPH_FROM_STEPS: Final = 10
 GRAPH_MICRO_STEPS: Final = 8
 """A recorded step holds every micro-step, and its size grows with them."""
 KERNELS_FROM_STEPS: Final = 300
-"""Importing Triton and loading its kernels took 0.8 s on one H100 (2026-11-22), and 3 s more where they were not yet
-compiled. They saved 2.5 ms of a step of 4 records and 36 ms of one of 32,768 tokens, both GPT-2 124M."""
+"""Importing Triton and compiling its kernels took 4 s on one H100 (2026-11-22). They saved 2.5 ms of a step of 4
+records and 36 ms of one of 32,768 tokens, both GPT-2 124M."""
 COMPILE_FROM_STEPS: Final = 2000
 """Compiling cold took about 30 s on one H100 for GPT-2 124M (2026-11-22), where it saved 1.7 ms of a step of
 4 records and more of larger ones."""
@@ -92,19 +93,21 @@ def choose(
     native: bool,
     unfused: str = "",
     without_float8: str = "",
+    kept: Callable[[], bool] = lambda: False,
     team: Team | None = None,
 ) -> Policy:
     """Decide from the configuration, the device, whether the model is one of ours, and who else trains.
 
     ``unfused`` says why the kernels of ``fused.py`` cannot run it, and is empty where they can; ``without_float8``
-    the same of ``fp8.py``.
+    the same of ``fp8.py``. ``kept`` says whether an earlier run left those kernels compiled; it is asked where that
+    decides.
 
     :raises UsageError: float8 was asked for and cannot be had.
     """
     sharded = _sharded(config, team=team, native=native)
     if sharded.taken:
         unfused = "they need whole weights, and these are in parts"
-    kernels = _kernels(config, device=device, native=native, unfused=unfused)
+    kernels = _kernels(config, device=device, native=native, unfused=unfused, kept=kept)
     fp8 = _fp8(config, kernels=kernels, missing=without_float8)
     cuda_graph = _cuda_graph(config, device=device, native=native, several=team is not None)
     compiled = _compile(config, device=device, native=native, fused=kernels.taken)
@@ -182,7 +185,7 @@ def _cuda_graph(config: Config, *, device: str, native: bool, several: bool) -> 
     return choice("shapes are the same in every step, and launching a step costs more than replaying it", taken=True)
 
 
-def _kernels(config: Config, *, device: str, native: bool, unfused: str) -> Choice:
+def _kernels(config: Config, *, device: str, native: bool, unfused: str, kept: Callable[[], bool]) -> Choice:
     def choice(reason: str, *, taken: bool = False) -> Choice:
         return Choice(what="kernels of our own", taken=taken, reason=reason)
 
@@ -205,10 +208,9 @@ def _kernels(config: Config, *, device: str, native: bool, unfused: str) -> Choi
     if config.fp8:
         return choice("products in float8 need them", taken=True)
     if config.max_steps < KERNELS_FROM_STEPS:
-        return choice(
-            f"{config.max_steps} steps are fewer than {KERNELS_FROM_STEPS}: "
-            "loading them takes a second, and compiling them three"
-        )
+        if kept():
+            return choice("an earlier run left them compiled", taken=True)
+        return choice(f"{config.max_steps} steps are fewer than {KERNELS_FROM_STEPS}, and compiling them takes seconds")
     return choice("memory is read once where the plain operations read it two to ten times", taken=True)
 
 

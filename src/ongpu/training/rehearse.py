@@ -1,7 +1,7 @@
-"""Compile every kernel of a step at once, before the first step would compile them one after the other.
+"""Every kernel of a step at once: kept by an earlier run, or compiled together before the first step.
 
-For each kernel Triton has two programs run, an assembler for the GPU and a C compiler for the call. One after the
-other that took 13 s for GPT-2 on a machine with 16 cores; they have nothing to do with one another.
+For each kernel Triton has an assembler for the GPU run. One after the other, with a C compiler for each call, that took
+13 s for GPT-2 on a machine with 16 cores; they have nothing to do with one another.
 """
 
 from __future__ import annotations
@@ -9,16 +9,59 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 
+from ongpu.training import binaries, fp8_cast, kernels, record_attention, update
 from ongpu.training import fp8 as float8
-from ongpu.training import fp8_cast, kernels, record_attention
 from ongpu.training.data import IGNORED
 from ongpu.training.layers import Sizes
+from ongpu.training.store import Store, key_of
 
 _WORKERS: Final = 16
+
+
+class Kept:
+    """The kernels of runs with these sizes, as an earlier one compiled them."""
+
+    def __init__(
+        self,
+        store: Store | None,
+        sizes: Sizes,
+        *,
+        longest: int,
+        fp8: bool,
+        capability: tuple[int, int],
+        say: Callable[[str], None],
+    ) -> None:
+        """``longest``: tokens of the longest record."""
+        of = binaries.identity([kernels, update, record_attention, fp8_cast], capability=capability)
+        tiles = record_attention.tiles(longest) if longest <= record_attention.LONGEST else 0
+        self._store, self._key, self._say = store, key_of(of, sizes, tiles, fp8), say
+        self._loaded = False
+
+    def load(self) -> bool:
+        """Load them, if they are there."""
+        if self._store and not self._loaded:
+            self._loaded = self._store.find(self._key, _take, say=self._say) is not None
+        return self._loaded
+
+    def keep(self) -> None:
+        """Keep what this run has compiled."""
+        content = binaries.dump()
+
+        def write(path: Path) -> None:
+            path.write_bytes(content)
+
+        if self._store:
+            self._store.keep(self._key, "json", write, size_bytes=len(content), say=self._say)
+
+
+def _take(path: Path) -> bool:
+    binaries.take(path.read_bytes())
+    return True
 
 
 def rehearse(sizes: Sizes, optimizer: Any, *, tokens: int, longest: int, boundaries: Any, fp8: bool = False) -> None:

@@ -19,21 +19,24 @@ from ongpu.training.checkpoint import digest
 
 MOST_BYTES: Final = 2 << 30
 """Of all files together; those that were not used for longest are removed."""
-VARIABLE: Final = "ONGPU_TOKEN_CACHE"
+VARIABLES: Final[Mapping[str, str]] = {"tokens": "ONGPU_TOKEN_CACHE", "kernels": "ONGPU_KERNEL_CACHE"}
 _NAME: Final = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{64}\.[a-z]+")
 _PARTIAL: Final = ".partial"
 _ABANDONED_S: Final = 86_400.0
 _Found = TypeVar("_Found")
 
 
-def folder_of(variables: Mapping[str, str]) -> Path | None:
-    """Where a user's files are kept, by ``ONGPU_TOKEN_CACHE``, ``XDG_CACHE_HOME`` or the home folder, if any."""
-    if variables.get(VARIABLE):
-        return Path(variables[VARIABLE])
-    for name, below in (("XDG_CACHE_HOME", ""), ("LOCALAPPDATA", ""), ("HOME", ".cache")):
-        base = Path(variables.get(name, ""))
+def folder_of(variables: Mapping[str, str], name: str = "tokens") -> Path | None:
+    """Where a user's files of this name are kept, if anywhere.
+
+    By ``ONGPU_TOKEN_CACHE`` (and so on for other names), ``XDG_CACHE_HOME`` or the home folder.
+    """
+    if own := variables.get(VARIABLES[name]):
+        return Path(own)
+    for variable, below in (("XDG_CACHE_HOME", ""), ("LOCALAPPDATA", ""), ("HOME", ".cache")):
+        base = Path(variables.get(variable, ""))
         if base.is_absolute():  # the XDG specification: a relative one is to be ignored
-            return base / below / "ongpu" / "tokens"
+            return base / below / "ongpu" / name
     return None
 
 

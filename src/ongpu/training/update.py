@@ -10,24 +10,27 @@ which no block holds two tensors. ``flat.py`` has the optimizer that calls them.
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-import triton
-import triton.language as tl
+
+from ongpu.training.binaries import kernel, part
+
+if TYPE_CHECKING:
+    import triton.language as tl
 
 BLOCK: Final = 4096
 """Elements of a flat buffer that one program of the optimizer's kernels takes; no block holds two tensors."""
 
 
-@triton.jit
+@part
 def _gradient(pointers, owner, start, size, lane, KIND: tl.constexpr):
     base = tl.load(pointers + owner).to(tl.pointer_type(KIND))
     place = start.to(tl.int64) * 4096 + lane
     return tl.load(base + place, mask=place < size, other=0.0).to(tl.float32)
 
 
-@triton.jit
+@kernel
 def _squares_kernel(pointers, owners, starts, sizes, partial, KIND: tl.constexpr, BLOCK: tl.constexpr):
     program = tl.program_id(0)
     owner = tl.load(owners + program)
@@ -35,7 +38,7 @@ def _squares_kernel(pointers, owners, starts, sizes, partial, KIND: tl.constexpr
     tl.store(partial + program, tl.sum(gradient * gradient, 0))
 
 
-@triton.jit
+@kernel
 def _adamw_kernel(
     pointers, owners, starts, sizes, decays, weights, average, square, copies, step_count, norm, withhold,
     learning_rate, log_beta1, log_beta2, beta1, beta2, epsilon, max_norm, KIND: tl.constexpr, BLOCK: tl.constexpr,
@@ -81,7 +84,7 @@ class Blocks:
     def take(self, gradients: list[Any]) -> None:
         """Note where the gradients are; called while a step is recorded, the recording notes it at each replay."""
         places = [gradient.data_ptr() for gradient in gradients]
-        self._kind = tl.bfloat16 if gradients[0].dtype == torch.bfloat16 else tl.float32
+        self._kind = gradients[0].dtype
         if torch.cuda.is_current_stream_capturing():
             self._recorded.copy_(torch.tensor(places))
             self._pointers.copy_(self._recorded, non_blocking=True)
