@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,24 @@ class Driver:
         self.names: list[bytes] = []
         self.shared: list[int] = []
         self.launches: list[tuple[int, ...]] = []
+        self.current: set[tuple[int, int]] = set()
+        """Threads, each with its context."""
         self.read: Callable[[Any], None] = lambda _: None
 
+    def cuDeviceGet(self, device: Any, index: int) -> int:  # noqa: N802 - the driver's names
+        device._obj.value = index
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> int:  # noqa: N802 - the driver's names
+        context._obj.value = 100 + device.value
+        return 0
+
+    def cuCtxSetCurrent(self, context: Any) -> int:  # noqa: N802 - the driver's names
+        self.current.add((threading.get_ident(), context.value))
+        return 0
+
     def cuModuleLoadData(self, module: Any, code: bytes) -> int:  # noqa: N802 - the driver's names
+        assert (threading.get_ident(), 103) in self.current
         if code == b"of another driver":
             return 218
         self.modules.append(code)
@@ -59,6 +75,7 @@ class Driver:
         function, *sizes, stream, places, nothing = given
         assert nothing is None
         assert stream.value == 77
+        assert (threading.get_ident(), 103) in self.current
         self.launches.append((function.value, *sizes))
         self.read(places)
         return 0
@@ -67,7 +84,9 @@ class Driver:
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     made = Driver()
-    monkeypatch.setattr(binaries, "_driver", lambda: made)
+    monkeypatch.setattr(binaries, "_library", lambda: made)
+    monkeypatch.setattr(binaries, "_threads", threading.local())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(binaries, "_loaded", {})
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: type("Stream", (), {"cuda_stream": 77}))
     return made
@@ -113,6 +132,16 @@ def test_a_call_passes_what_the_binary_takes(driver: Driver, monkeypatch: pytest
     kernel[7,](x, 1, 35, 0.25, 1 << 41, BLOCK=16, num_warps=8)
     assert driver.launches[1:] == [(1, 7, 1, 1, 128, 1, 1, 100_000)]
     assert made == [((5, 2), {"BLOCK": 16, "num_warps": 8})]
+
+
+def test_a_thread_without_a_context_gets_torchs(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binaries.Kernel, "_compile", lambda *_: compiled())
+    kernel, x = binaries.kernel(add), torch.zeros(64, dtype=torch.bfloat16)
+    threads = [threading.Thread(target=lambda: kernel[1,](x, 1, 33, 0.5, 1 << 40, BLOCK=16)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert len(driver.launches) == 3
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ class _Loaded:
 
 _loaded: dict[str, _Loaded] = {}
 _making = threading.Lock()
+_threads = threading.local()
 
 
 class Kernel:
@@ -211,8 +212,20 @@ def _c_type(kind: str) -> Any:
 
 
 @functools.cache
-def _driver() -> Any:
+def _library() -> Any:
     return ctypes.CDLL("libcuda.so.1")
+
+
+def _driver() -> Any:
+    """The driver, with torch's context in this thread: autograd's threads have none before their first operation."""
+    driver = _library()
+    if not getattr(_threads, "ready", False):
+        device, context = ctypes.c_int(), ctypes.c_void_p()
+        _check(driver.cuDeviceGet(ctypes.byref(device), torch.cuda.current_device()))
+        _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+        _check(driver.cuCtxSetCurrent(context))
+        _threads.ready = True
+    return driver
 
 
 def _load(binary: Binary) -> _Loaded:
@@ -248,5 +261,5 @@ def _start(found: _Loaded, grid: tuple[int, ...], given: Sequence[Any]) -> None:
 def _check(code: int) -> None:
     if code:
         name = ctypes.c_char_p()
-        _driver().cuGetErrorString(code, ctypes.byref(name))
+        _library().cuGetErrorString(code, ctypes.byref(name))
         raise RuntimeError(f"CUDA error: {(name.value or b'unknown').decode()} ({code})")
