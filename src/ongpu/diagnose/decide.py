@@ -39,8 +39,8 @@ _COMPLETED: Final = "context-completed"
 _ATTEMPT: Final = "context-attempt"
 _GPU_IN_USE: Final = "context-gpu-in-use"
 _ERROR: Final = "context-error"
-# The rule of an exception that no other rule names.
-_ANY_EXCEPTION: Final = "generic-error"
+# The rules of what other lines must explain: an exception that no rule names, pip's summary of a build.
+_UNNAMED: Final = frozenset({"generic-error", "build-failed"})
 _PROGRESS_NEEDED: Final = 3
 # Where the log ends in an error, other ranks may have gone on for some steps after the one that failed first.
 _PROGRESS_BEFORE_ANOTHER_ERROR: Final = 30
@@ -126,11 +126,14 @@ def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) ->
     if ended_in_error:
         quiet = [one for one in quiet if one.cause is Cause.SILENT_CPU]
     if live and not _are_remarks(live, quiet, ended_in_error=ended_in_error):
-        unnamed = all(one.rule.id == _ANY_EXCEPTION for one in live)
+        unnamed = all(one.rule.id in _UNNAMED for one in live)
         return (_by_words(signals, rejected, view) if unnamed else None) or _choose(live, rejected, view)
     rejected += [Rejected(cause=one.cause, reason=f"line {one.last} is a remark, and the run went on") for one in live]
     if quiet:
-        return _choose(quiet, rejected, view)
+        weak_only = all(one.rule.strength is Strength.WEAK for one in quiet)
+        on_the_cpu = [one for one in quiet if one.cause is Cause.SILENT_CPU]
+        # That it worked is no sign of where it did.
+        return _choose(on_the_cpu if weak_only and on_the_cpu else quiet, rejected, view)
     return _by_words(signals, rejected, view) or _undetermined(rejected, view)
 
 
