@@ -68,8 +68,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     for name, (size, batch, parallel) in GO_ON.items():
         other = small(folder, name, **{**COMMON, "batch_size": batch, "parallel": parallel})
         again[name] = [on_cpu(other, folder / name, "--resume")] * size
-    statuses = forked.run(folder, [begun, again], faults=FAULTS, copies=dict.fromkeys(GO_ON, "begun"))
-    return Ended(folder=folder, statuses=statuses)
+    started = forked.start(folder, [begun, again], faults=FAULTS, copies=dict.fromkeys(GO_ON, "begun"))
+    return Ended(folder=folder, statuses=forked.finish(started))
 
 
 def test_each_rank_writes_its_own_part(ended: Ended) -> None:
@@ -79,8 +79,9 @@ def test_each_rank_writes_its_own_part(ended: Ended) -> None:
     found = checkpoint.newest(out, note=lambda _: None)
     assert found is not None
     assert found.in_parts
-    assert [name.split("-")[1] for name in found.files] == ["00001", "00002"]
-    sizes = [(found.path / name).stat().st_size for name in found.files]
+    parts = {rank: [name for name in found.files if name.startswith(f"shard-0000{rank}-")] for rank in (1, 2)}
+    assert len(parts[1]) == len(parts[2]) == len(found.files) / 2 > 1
+    sizes = [sum((found.path / name).stat().st_size for name in names) for names in parts.values()]
     assert max(sizes) < 1.2 * min(sizes)
     assert not list(out.glob(".*"))
     assert (out / "model.safetensors").is_file()
@@ -163,7 +164,7 @@ def test_a_folder_with_a_hurt_file_is_passed_over_and_named(
 ) -> None:
     whole = ended.folder / "straight/checkpoints"
     names = sorted(one.name for one in (whole / "step-000006").iterdir())
-    assert len(names) == 4
+    assert len(names) == 12
     for name in names:
         out = tmp_path / name
         shutil.copytree(whole, out / "checkpoints")
@@ -180,7 +181,7 @@ def test_a_folder_with_a_hurt_file_is_passed_over_and_named(
 
 def test_a_file_of_another_checkpoint_beside_its_own_is_noticed(ended: Ended, tmp_path: Path) -> None:
     shutil.copytree(ended.folder / "begun/checkpoints", tmp_path / "checkpoints")
-    one = next((tmp_path / "checkpoints/step-000004").glob("shard-00002-*"))
+    one = next((tmp_path / "checkpoints/step-000004").glob("shard-00002-model-00001-*"))
     shutil.copyfile(one, one.with_name(one.name.replace("00002", "00003")))
     notes: list[str] = []
     found = checkpoint.newest(tmp_path, note=notes.append)

@@ -23,7 +23,8 @@ from tests.training.training_ranks_jobs import LOOPBACK, ROOT, Job, free_port
 Fault = tuple[str, str, str]
 """An event of ``sys.addaudithook``, a part of its path, and what happens then: ``full``, ``cut`` or ``kill``."""
 _CUT_BYTES = 20_000
-_IMPORTED_ONCE = (
+_FILE_BYTES = 40_000
+IMPORTED_ONCE = (
     "torch._dynamo",
     "ongpu.training.assemble",
     "ongpu.training.sharded",
@@ -31,16 +32,18 @@ _IMPORTED_ONCE = (
 )
 
 
-def run(
+def start(
     folder: Path,
     stages: Sequence[Mapping[str, Job]],
     *,
     faults: Mapping[str, Mapping[int, Fault]],
     copies: Mapping[str, str],
-) -> dict[str, list[int]]:
-    """Run all jobs of a stage at once, one stage after the other; the statuses of each job's ranks.
+    once: Sequence[str] = IMPORTED_ONCE,
+) -> subprocess.Popen[str]:
+    """Begin to run all jobs of a stage at once, one stage after the other.
 
     :param copies: for a job of a later stage, which folder of an earlier one it goes on in a copy of.
+    :param once: what is imported before the forks; nothing that looks for a GPU, where there is one.
     """
     plan = [
         {
@@ -49,13 +52,21 @@ def run(
         }
         for stage in stages
     ]
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.training.training_forked_ranks", json.dumps(plan)],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.training_forked_ranks", json.dumps([once, plan])],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, **LOOPBACK, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    statuses: dict[str, list[int]] = json.loads(ended.stdout)
+
+
+def finish(started: subprocess.Popen[str]) -> dict[str, list[int]]:
+    """The statuses of each job's ranks."""
+    try:
+        printed, errors = started.communicate(timeout=90)
+    finally:
+        started.kill()
+    assert started.returncode == 0, errors
+    statuses: dict[str, list[int]] = json.loads(printed)
     return statuses
 
 
@@ -102,9 +113,11 @@ def _arm(event: str, where: str, what: str) -> None:
     sys.addaudithook(hook)
 
 
-def _run_all(plan: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
-    for name in _IMPORTED_ONCE:
-        importlib.import_module(name)
+def _run_all(once: Sequence[str], plan: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    for name in once:
+        module = importlib.import_module(name)
+        if hasattr(module, "FILE_BYTES"):  # so that each rank writes several files
+            vars(module)["FILE_BYTES"] = _FILE_BYTES
     statuses = {}
     for stage in plan:
         children = {}
@@ -118,4 +131,4 @@ def _run_all(plan: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_run_all(json.loads(sys.argv[1]))))
+    print(json.dumps(_run_all(*json.loads(sys.argv[1]))))

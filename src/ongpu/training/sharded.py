@@ -1,7 +1,7 @@
 """Weights in parts: each rank holds a piece of every weight, its gradient and its optimizer state (FSDP2).
 
 For models whose weights and optimizer state do not fit on one GPU. A block's weights are gathered before it runs and
-dropped behind it; what the optimizer sees are this rank's pieces. So does a checkpoint: each rank writes its own.
+dropped behind it; what the optimizer sees are this rank's pieces. In a checkpoint, too, each rank writes its own.
 """
 
 from __future__ import annotations

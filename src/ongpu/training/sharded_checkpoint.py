@@ -21,8 +21,8 @@ from ongpu.errors import UsageError, WorkError
 from ongpu.training import checkpoint
 from ongpu.training.ranks import Alone
 
-_FILE_BYTES: Final = 1 << 30
-"""About so large a file of a rank is: while it is written, it is in the host's memory twice."""
+FILE_BYTES: Final = 256 << 20
+"""A rank's part is written in files of about so much: the library holds a file in memory two to three times."""
 _ONE_DISK: Final = "Put --output on a disk that all nodes share, or take parallel: ddp, where only rank 0 writes."
 
 
@@ -66,7 +66,7 @@ def _write(aside: Path, tensors: Mapping[str, Any], ranks: Alone) -> str:
     """Write this rank's files and wait for the others; what went wrong on any of them, empty if nothing."""
     files, filled = dict[str, int](), 0
     for key, tensor in tensors.items():
-        files[key] = 1 + filled // _FILE_BYTES
+        files[key] = 1 + filled // FILE_BYTES
         filled += tensor.numel() * tensor.itemsize // ranks.world_size
     writer = HuggingFaceStorageWriter(str(aside), fqn_to_index_mapping=files, save_distributed=True)
     try:
