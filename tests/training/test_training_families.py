@@ -124,6 +124,7 @@ def test_folders_whose_files_disagree_are_named(tmp_path: Path) -> None:
         (broken("shape", {**weights, first: torch.zeros(3, 3)}), (first, "(3, 3)", "(96, 64)")),
         (broken("extra", {**weights, "model.more.weight": torch.zeros(3)}), ("model.more.weight", "no place")),
         (broken("few", vocab_size=64), ("287 tokens", "only 64")),
+        (broken("head", tie_word_embeddings=True), ("by config.json", "is model.embed_tokens.weight", "it is not")),
         (torn, ("model.safetensors cannot be read",)),
         (unread, ("config.json cannot be read",)),
         (garbled, ("tokenizer.json cannot be read",)),
@@ -143,6 +144,14 @@ def test_folders_whose_files_disagree_are_named(tmp_path: Path) -> None:
         ({"attention_bias": True}, "has biases"),
         ({"rope_scaling": {"type": "yarn"}}, "rotary scaling is yarn"),
         ({"rms_norm_eps": None}, "lacks or misstates"),
+        ({"is_causal": False}, "its is_causal is False"),
+        ({"model_type": "mistral"}, "lacks sliding_window"),
+        ({"model_type": "qwen3"}, "lacks head_dim"),
+        ({"model_type": "smollm3"}, "its model_type is smollm3"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of sliding_attention"),
+        ({"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": STRETCHED}, "rope_parameters are not its"),
+        ({"rope_parameters": {"full_attention": STRETCHED}}, "its layers turn differently"),
+        ({"rope_parameters": {**STRETCHED, "partial_rotary_factor": 0.5}}, "its partial_rotary_factor is 0.5"),
     ],
 )
 def test_what_a_shape_does_not_cover_goes_through_transformers(changes: dict[str, Any], reason: str) -> None:

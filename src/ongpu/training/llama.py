@@ -21,7 +21,13 @@ from ongpu.training.attention import Layout, attend
 from ongpu.training.layers import NOT_SMALL, Embedding, NotOfThisShapeError, Sizes, fused_module, through
 from ongpu.training.loss import head_loss
 
-FAMILY: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+FAMILY: Final = {
+    "llama": (),
+    "mistral": ("num_key_value_heads", "sliding_window"),
+    "qwen2": ("num_key_value_heads",),
+    "qwen3": ("num_key_value_heads", "head_dim"),
+}
+"""By ``model_type``, the keys in whose place transformers has a number of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +67,21 @@ def read_shape(config: Mapping[str, Any]) -> LlamaShape:
     kind = config.get("model_type")
     if kind not in FAMILY:
         raise NotOfThisShapeError(f"its model_type is {kind}")
-    for key, plain in (("hidden_act", "silu"), ("mlp_bias", False), ("partial_rotary_factor", 1.0)):
-        if config.get(key, plain) != plain:
+    plain = {"hidden_act": "silu", "mlp_bias": False, "partial_rotary_factor": 1.0, "is_causal": True}
+    for key, value in plain.items():
+        if config.get(key, value) != value:
             raise NotOfThisShapeError(f"its {key} is {config[key]}")
+    for key in FAMILY[kind]:
+        if key not in config:
+            raise NotOfThisShapeError(f"its config.json lacks {key}")
     windows = config.get("use_sliding_window", kind == "mistral")
     if windows and config.get("sliding_window"):
         raise NotOfThisShapeError(f"its attention has a sliding window of {config['sliding_window']}")
+    if other := {*(config.get("layer_types") or ())} - {"full_attention"}:
+        raise NotOfThisShapeError(f"it has layers of {min(other)}")
     if kind != "qwen2" and config.get("attention_bias", False):
         raise NotOfThisShapeError("its attention has biases")
+    rotary = _rotary(config)
     try:
         heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
         return LlamaShape(
@@ -81,8 +94,8 @@ def read_shape(config: Mapping[str, Any]) -> LlamaShape:
             key_heads=int(config.get("num_key_value_heads") or heads),
             head_width=int(config.get("head_dim") or width // heads),
             epsilon=float(config["rms_norm_eps"]),
-            rotary_base=_rotary_base(config),
-            rotary_scaling=_rotary_scaling(config),
+            rotary_base=float(rotary["rope_theta"]),
+            rotary_scaling=_rotary_scaling(rotary),
             tied=bool(config.get("tie_word_embeddings", False)),
             input_bias=kind == "qwen2",
             head_norm=kind == "qwen3",
@@ -91,14 +104,20 @@ def read_shape(config: Mapping[str, Any]) -> LlamaShape:
         raise NotOfThisShapeError(f"its config.json lacks or misstates {error}") from None
 
 
-def _rotary_base(config: Mapping[str, Any]) -> float:
-    # transformers 5 writes rope_parameters, earlier ones rope_theta and rope_scaling
-    inside = config.get("rope_parameters") or {}
-    return float(inside.get("rope_theta") or config.get("rope_theta") or 10_000.0)
+def _rotary(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What it says of rotary positions: transformers 5 writes rope_parameters, earlier ones the other two."""
+    new, old = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
+    found = {"rope_theta": config.get("rope_theta") or 10_000.0, **new, **old}
+    if new and old and new != old:
+        raise NotOfThisShapeError("its rope_parameters are not its rope_scaling")
+    if any(isinstance(value, Mapping) for value in found.values()):
+        raise NotOfThisShapeError("its layers turn differently")
+    if found.get("partial_rotary_factor", 1.0) != 1.0:
+        raise NotOfThisShapeError(f"its partial_rotary_factor is {found['partial_rotary_factor']}")
+    return found
 
 
-def _rotary_scaling(config: Mapping[str, Any]) -> RotaryScaling | None:
-    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+def _rotary_scaling(found: Mapping[str, Any]) -> RotaryScaling | None:
     kind = found.get("rope_type") or found.get("type") or "default"
     if kind == "default":
         return None
@@ -299,14 +318,13 @@ class Llama(nn.Module):
 
     def read(self, folder: Path) -> None:
         """Fill the weights from a checkpoint."""
-        tied = self.shape.tied
-        weights.load(
-            self,
-            folder,
-            rename=lambda name: (
-                None if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight") else name
-            ),
-        )
+
+        def rename(name: str) -> str | None:
+            if self.shape.tied and name == "lm_head.weight":
+                return "model.embed_tokens.weight"
+            return None if name.endswith("rotary_emb.inv_freq") else name
+
+        weights.load(self, folder, rename=rename)
 
 
 def rotations(shape: LlamaShape, *, device: Any) -> Any:
