@@ -1,4 +1,4 @@
-"""The Llama family, written out: Llama, Mistral, Qwen 2 and 3, SmolLM and others of that shape.
+"""The Llama family, written out: Llama, Mistral, Qwen 2 and 3, SmolLM, Gemma 1 and others of that shape.
 
 Names and layouts of the weights are those of Hugging Face checkpoints. What a configuration asks for beyond this
 (sliding windows, other rotary scalings, experts) is refused by :func:`read_shape`, and goes through transformers.
@@ -22,6 +22,7 @@ from ongpu.training.layers import NOT_SMALL, Embedding, NotOfThisShapeError, Siz
 from ongpu.training.loss import head_loss
 
 FAMILY: Final = {
+    "gemma": ("num_key_value_heads", "head_dim", "hidden_act"),
     "llama": (),
     "mistral": ("num_key_value_heads", "sliding_window"),
     "qwen2": ("num_key_value_heads",),
@@ -60,6 +61,8 @@ class LlamaShape:
     """Queries, keys and values have biases (Qwen 2)."""
     head_norm: bool
     """Queries and keys are normalized by head (Qwen 3)."""
+    gemma: bool
+    """Norms are kept as their distance from 1, tokens are scaled by the root of the width, gates are GELU (Gemma 1)."""
 
 
 def read_shape(config: Mapping[str, Any]) -> LlamaShape:
@@ -67,8 +70,9 @@ def read_shape(config: Mapping[str, Any]) -> LlamaShape:
     kind = config.get("model_type")
     if kind not in FAMILY:
         raise NotOfThisShapeError(f"its model_type is {kind}")
-    plain = {"hidden_act": "silu", "mlp_bias": False, "partial_rotary_factor": 1.0, "is_causal": True}
-    for key, value in plain.items():
+    gemma = kind == "gemma"
+    plain = {"mlp_bias": False, "partial_rotary_factor": 1.0, "is_causal": True, "use_bidirectional_attention": None}
+    for key, value in {**plain, "hidden_act": "gelu_pytorch_tanh" if gemma else "silu"}.items():
         if config.get(key, value) != value:
             raise NotOfThisShapeError(f"its {key} is {config[key]}")
     for key in FAMILY[kind]:
@@ -96,9 +100,10 @@ def read_shape(config: Mapping[str, Any]) -> LlamaShape:
             epsilon=float(config["rms_norm_eps"]),
             rotary_base=float(rotary["rope_theta"]),
             rotary_scaling=_rotary_scaling(rotary),
-            tied=bool(config.get("tie_word_embeddings", False)),
+            tied=bool(config.get("tie_word_embeddings", gemma)),
             input_bias=kind == "qwen2",
             head_norm=kind == "qwen3",
+            gemma=gemma,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise NotOfThisShapeError(f"its config.json lacks or misstates {error}") from None
@@ -134,13 +139,16 @@ def _rotary_scaling(found: Mapping[str, Any]) -> RotaryScaling | None:
 class Norm(nn.Module):
     """Root-mean-square norm (Zhang and Sennrich 2019), computed in float32."""
 
-    def __init__(self, width: int, epsilon: float) -> None:
+    def __init__(self, width: int, shape: LlamaShape) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
-        self.epsilon = epsilon
+        self.epsilon, self.from_one = shape.epsilon, shape.gemma
 
     def forward(self, x: Any) -> Any:
         """The same shape and type as ``x``."""
+        if self.from_one:
+            weight = 1.0 + self.weight.float()
+            return functional.rms_norm(x.float(), weight.shape, weight, self.epsilon).to(x.dtype)
         return functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
 
 
@@ -169,8 +177,8 @@ class Attention(nn.Module):
         self.v_proj = Linear(shape.width, key, bias=shape.input_bias)
         self.o_proj = Linear(query, shape.width)
         if shape.head_norm:
-            self.q_norm = Norm(shape.head_width, shape.epsilon)
-            self.k_norm = Norm(shape.head_width, shape.epsilon)
+            self.q_norm = Norm(shape.head_width, shape)
+            self.k_norm = Norm(shape.head_width, shape)
 
     def forward(self, x: Any, turns: tuple[Any, Any], layout: Layout | None) -> Any:
         """Shape (rows, tokens, width) in and out."""
@@ -184,17 +192,20 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Gated with SiLU."""
+    """Gated with SiLU, or for Gemma with GELU."""
 
     def __init__(self, shape: LlamaShape) -> None:
         super().__init__()
+        self.gemma = shape.gemma
         self.gate_proj = Linear(shape.width, shape.inner_width)
         self.up_proj = Linear(shape.width, shape.inner_width)
         self.down_proj = Linear(shape.inner_width, shape.width)
 
     def forward(self, x: Any) -> Any:
         """Shape (rows, tokens, width) in and out."""
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate = self.gate_proj(x)
+        gate = functional.gelu(gate, approximate="tanh") if self.gemma else functional.silu(gate)
+        return self.down_proj(gate * self.up_proj(x))
 
 
 class Block(nn.Module):
@@ -202,9 +213,9 @@ class Block(nn.Module):
 
     def __init__(self, shape: LlamaShape) -> None:
         super().__init__()
-        self.input_layernorm = Norm(shape.width, shape.epsilon)
+        self.input_layernorm = Norm(shape.width, shape)
         self.self_attn = Attention(shape)
-        self.post_attention_layernorm = Norm(shape.width, shape.epsilon)
+        self.post_attention_layernorm = Norm(shape.width, shape)
         self.mlp = FeedForward(shape)
         self.small = NOT_SMALL
 
@@ -222,7 +233,7 @@ class Body(nn.Module):
         self.shape = shape
         self.embed_tokens = Embedding(shape.vocab_size, shape.width)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
-        self.norm = Norm(shape.width, shape.epsilon)
+        self.norm = Norm(shape.width, shape)
         self.recompute = False
 
     def forward(self, ids: Any, layout: Layout | None) -> Any:
@@ -231,6 +242,8 @@ class Body(nn.Module):
         cosine, sine = self.turns(positions)
         turns = cosine[:, None, :], sine[:, None, :]
         x = self.embed_tokens(ids)
+        if self.shape.gemma:
+            x = x * torch.tensor(self.shape.width**0.5, dtype=x.dtype)  # rounded as transformers rounds it
         for block in self.layers:
             x = through(block, x, turns, layout, recompute=self.recompute)
         return self.norm(x)
@@ -293,6 +306,8 @@ class Llama(nn.Module):
 
     def unfused(self) -> str:
         """What of this model the kernels of ``fused.py`` do not have; empty where they have all of it."""
+        if self.shape.gemma:
+            return "they do not know Gemma's norms and gates"
         return "they do not know norms of heads" if self.shape.head_norm else ""
 
     def fuse(self) -> None:
@@ -314,7 +329,7 @@ class Llama(nn.Module):
 
     def draw(self, *, seed: int) -> None:
         """Fill the weights at random, as the family does."""
-        weights.draw(self, seed=seed, std_of=lambda _: weights.INITIAL_STD)
+        weights.draw(self, seed=seed, std_of=lambda _: weights.INITIAL_STD, norm=0.0 if self.shape.gemma else 1.0)
 
     def read(self, folder: Path) -> None:
         """Fill the weights from a checkpoint."""
