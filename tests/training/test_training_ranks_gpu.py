@@ -36,7 +36,7 @@ WAYS: dict[str, tuple[dict[str, object], float]] = {
 }
 SAVED: dict[str, object] = {"save_every": 6, "precision": "bfloat16"}
 PARTS: dict[str, object] = {**SAVED, "parallel": "fsdp"}
-CUT: dict[int, forked.Fault] = {1: ("open", ".partial-step-000012/shard-00002", "cut")}
+CUT: dict[int, forked.Fault] = {1: ("open to write", ".partial-step-000012/shard-00002", "cut")}
 WITHOUT = {"no gpu": ("0,1", ""), "shared": ("0", "0")}
 """The GPUs each rank sees."""
 

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
-from ongpu.training import checkpoint
+from ongpu.errors import WorkError
+from ongpu.training import checkpoint, sharded_checkpoint
+from ongpu.training.ranks import Alone
 from tests.training import training_forked_ranks as forked
 from tests.training.training_ranks_jobs import losses, on_cpu, small
 
@@ -24,10 +27,11 @@ pytestmark = [
 COMMON: dict[str, object] = {"max_steps": 6, "save_every": 2, "learning_rate": 3e-3, "batch_size": 3}
 LAST = ".partial-step-000004"
 FAULTS: dict[str, dict[int, forked.Fault]] = {
-    "full": {1: ("open", f"{LAST}/shard-00002", "full")},
-    "first full": {0: ("open", f"{LAST}/meta.json", "full")},
-    "cut": {1: ("open", f"{LAST}/shard-00002", "cut")},
-    "killed": {1: ("open", f"{LAST}/shard-00002", "kill")},
+    "full": {1: ("open to write", f"{LAST}/shard-00002", "full")},
+    "first full": {0: ("open to write", f"{LAST}/meta.json", "full")},
+    "gone": {1: ("open to read", f"{LAST}/shard-00002", "gone")},
+    "cut": {1: ("open to write", f"{LAST}/shard-00002", "cut")},
+    "killed": {1: ("open to write", f"{LAST}/shard-00002", "kill")},
     "first killed": {0: ("os.rename", LAST, "kill")},
 }
 """What happens while the checkpoint of step 4 is written, and to which rank."""
@@ -94,10 +98,10 @@ def test_a_rank_that_fails_while_it_writes_leaves_the_older_checkpoint(ended: En
     statuses, said = ended.statuses[name], ended.said(name)
     assert f"FAULT {what}" in said[rank]
     assert "Traceback" not in "".join(said)
-    if what == "full":
+    if what in {"full", "gone"}:
         assert statuses == [1, 1], said
         assert "".join(said).count("The checkpoint of step 4 cannot be written") == 1
-        assert "No space left on device" in "".join(said)
+        assert ("No space left on device" if what == "full" else "rank 1: [Errno 2] No such file") in "".join(said)
         assert "(the older checkpoint is intact) and continue with --resume" in "".join(said)
     else:
         assert statuses[rank] == (-signal.SIGXFSZ if what == "cut" else -signal.SIGKILL)
@@ -109,7 +113,7 @@ def test_a_rank_that_fails_while_it_writes_leaves_the_older_checkpoint(ended: En
         assert found is not None
         assert found.step == 2
         assert {one.name for one in checkpoints.iterdir()} <= {"step-000002", LAST}
-        assert (what == "full") != (checkpoints / LAST).exists()
+        assert (what in {"full", "gone"}) != (checkpoints / LAST).exists()
         return
     assert ended.statuses[again] == [0, 0], ended.said(again)
     assert "Resuming after step 2" in ended.said(again)[0]
@@ -188,3 +192,16 @@ def test_a_file_of_another_checkpoint_beside_its_own_is_noticed(ended: Ended, tm
     assert found is not None
     assert found.step == 2
     assert "is none of its files" in notes[0]
+
+
+def test_every_rank_has_its_own_random_state_back_and_what_does_not_fit_is_one_error(ended: Ended) -> None:
+    found = checkpoint.newest(ended.folder / "begun", note=pytest.fail)
+    assert found is not None
+    states = {name: torch.zeros_like(torch.get_rng_state()) for name in ("rng.cpu", "rng.cpu.1", "rng.cpu.2")}
+    sharded_checkpoint.load(found, {}, states, ranks=Alone())
+    for name, seed in (("rng.cpu", 42), ("rng.cpu.1", 43)):
+        assert torch.equal(states[name], torch.Generator().manual_seed(seed).get_state()), name
+    assert not states["rng.cpu.2"].any()
+    for tensors in ({"model.other": torch.zeros(2)}, {"model.model.norm.weight": torch.zeros(3)}):
+        with pytest.raises(WorkError, match=r"step-000004 cannot be read: rank 0: \w+Error: "):
+            sharded_checkpoint.load(found, tensors, {}, ranks=Alone())

@@ -21,7 +21,7 @@ from typing import Any
 from tests.training.training_ranks_jobs import LOOPBACK, ROOT, Job, free_port
 
 Fault = tuple[str, str, str]
-"""An event of ``sys.addaudithook``, a part of its path, and what happens then: ``full``, ``cut`` or ``kill``."""
+"""An event of ``sys.addaudithook``, a part of its path, and what then happens: ``full``, ``gone``, ``cut``, ``kill``."""
 _CUT_BYTES = 20_000
 _FILE_BYTES = 40_000
 IMPORTED_ONCE = (
@@ -97,12 +97,15 @@ def _arm(event: str, where: str, what: str) -> None:
     fired: list[str] = []
 
     def hook(came: str, given: tuple[Any, ...]) -> None:
+        came = f"open to {'read' if str(given[1]).startswith('r') else 'write'}" if came == "open" else came
         if came != event or fired or where not in str(given[0]):
             return
         fired.append(str(given[0]))
         os.write(1, f"FAULT {what} at {event} {given[0]}\n".encode())
         if what == "full":  # whatever is written to it: no space left on device
             Path(given[0]).symlink_to("/dev/full")
+        elif what == "gone":
+            Path(given[0]).unlink()
         elif what == "cut":  # the kernel ends the process in the middle of a write
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
