@@ -21,7 +21,7 @@ from typing import Any
 from tests.training.training_ranks_jobs import LOOPBACK, ROOT, Job, free_port
 
 Fault = tuple[str, str, str]
-"""An event of ``sys.addaudithook``, a part of its path, and what then happens: ``full``, ``gone``, ``cut``, ``kill``."""
+"""An event of ``sys.addaudithook``, a part of its path, and what happens: ``full``, ``gone``, ``cut`` or ``kill``."""
 _CUT_BYTES = 20_000
 _FILE_BYTES = 40_000
 IMPORTED_ONCE = (
