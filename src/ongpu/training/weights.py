@@ -80,7 +80,7 @@ def load(model: Any, folder: Path, *, rename: Callable[[str], str | None]) -> No
             if wanted[ours].shape != tensor.shape:
                 shapes = f"{tuple(tensor.shape)} in {file}, {tuple(wanted[ours].shape)} by config.json"
                 raise _disagree(folder, f"{name} is {shapes}")
-            if ours in seen and not torch.equal(wanted[ours], tensor.to(wanted[ours].dtype)):
+            if ours in seen and not torch.equal(wanted[ours], tensor.to(wanted[ours])):
                 raise _disagree(folder, f"by config.json {name} in {file} is {ours}, by its numbers it is not")
             wanted[ours].copy_(tensor)
             seen.add(ours)
