@@ -38,6 +38,7 @@ FAMILIES: dict[str, Any] = {
     "mistral": lambda: transformers.MistralConfig(**SMALL, sliding_window=None, head_dim=32),
     "qwen2": lambda: transformers.Qwen2Config(**SMALL),
     "qwen3": lambda: transformers.Qwen3Config(**SMALL, head_dim=32),
+    "gemma": lambda: transformers.GemmaConfig(**SMALL, head_dim=32, pad_token_id=None),
     "gpt2": lambda: transformers.GPT2Config(
         vocab_size=320, n_embd=64, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0
     ),
@@ -50,7 +51,8 @@ def saved(folder: Path, family: str, **options: Any) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(FAMILIES[family]())
     for name, weight in model.named_parameters():
         if weight.dim() == 1:  # norms of 1 and biases of 0 would hide a mistake
-            torch.nn.init.normal_(weight, 1.0 if "norm" in name or "ln_" in name else 0.0, 0.1)
+            ones = ("norm" in name or "ln_" in name) and family != "gemma"
+            torch.nn.init.normal_(weight, float(ones), 0.1)
     model.save_pretrained(folder, **options)
     BytePairTokenizer.from_texts(TEXTS, vocab_size=300).save(folder)
     return model.eval()
@@ -124,6 +126,7 @@ def test_folders_whose_files_disagree_are_named(tmp_path: Path) -> None:
         (broken("shape", {**weights, first: torch.zeros(3, 3)}), (first, "(3, 3)", "(96, 64)")),
         (broken("extra", {**weights, "model.more.weight": torch.zeros(3)}), ("model.more.weight", "no place")),
         (broken("few", vocab_size=64), ("287 tokens", "only 64")),
+        (broken("head", tie_word_embeddings=True), ("by config.json", "is model.embed_tokens.weight", "it is not")),
         (torn, ("model.safetensors cannot be read",)),
         (unread, ("config.json cannot be read",)),
         (garbled, ("tokenizer.json cannot be read",)),
@@ -143,6 +146,14 @@ def test_folders_whose_files_disagree_are_named(tmp_path: Path) -> None:
         ({"attention_bias": True}, "has biases"),
         ({"rope_scaling": {"type": "yarn"}}, "rotary scaling is yarn"),
         ({"rms_norm_eps": None}, "lacks or misstates"),
+        ({"is_causal": False}, "its is_causal is False"),
+        ({"model_type": "mistral"}, "lacks sliding_window"),
+        ({"model_type": "qwen3"}, "lacks head_dim"),
+        ({"model_type": "smollm3"}, "its model_type is smollm3"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of sliding_attention"),
+        ({"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": STRETCHED}, "rope_parameters are not its"),
+        ({"rope_parameters": {"full_attention": STRETCHED}}, "its layers turn differently"),
+        ({"rope_parameters": {**STRETCHED, "partial_rotary_factor": 0.5}}, "its partial_rotary_factor is 0.5"),
     ],
 )
 def test_what_a_shape_does_not_cover_goes_through_transformers(changes: dict[str, Any], reason: str) -> None:
@@ -162,7 +173,7 @@ def test_a_shape_alone_is_filled_at_random(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma"])
 def test_a_folder_is_trained_packed_and_in_bfloat16_and_transformers_loads_the_result(
     tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,18 +200,28 @@ def test_a_folder_is_trained_packed_and_in_bfloat16_and_transformers_loads_the_r
     assert "transformers opens" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (lambda: transformers.Qwen2Config(**{**SMALL, "hidden_act": "gelu"}), "its hidden_act is gelu"),
+        (
+            lambda: transformers.MistralConfig(**SMALL, sliding_window=16),
+            "its attention has a sliding window of 16",
+        ),
+        (lambda: transformers.SmolLM3Config(**SMALL, pad_token_id=None), "its model_type is smollm3"),
+    ],
+)
 def test_what_is_not_ours_is_said_and_opened_by_transformers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: Callable[[], Any], reason: str
 ) -> None:
     torch.manual_seed(1)
-    config = transformers.Qwen2Config(**{**SMALL, "hidden_act": "gelu"})
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    transformers.AutoModelForCausalLM.from_config(config()).save_pretrained(tmp_path / "model")
     BytePairTokenizer.from_texts(TEXTS, vocab_size=300).save(tmp_path / "model")
     path = tmp_path / "job.yaml"
     path.write_text(f"model: {tmp_path / 'model'}\nbatch_size: 2\nmax_steps: 2\ntensorboard: false\n")
     assert main(["--config", str(path), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert f"Model: transformers opens {tmp_path / 'model'}, for its hidden_act is gelu." in said
+    assert f"Model: transformers opens {tmp_path / 'model'}, for {reason}." in said
 
 
 def changed(folder: Path, **values: object) -> None:

@@ -19,43 +19,21 @@ from ongpu.errors import UsageError
 from ongpu.training import checkpoint
 from ongpu.training.batches import HeldOut, Stream
 from ongpu.training.data import BytePairTokenizer, Example
-from ongpu.training.dataset import jsonl
 from ongpu.training.main import main
 from ongpu.training.place import Place
 from tests.training import training_ranks_jobs as ranks
-from tests.training.training_ranks_jobs import losses, series
+from tests.training.training_ranks_jobs import losses, on_cpu, series, small
 
 pytestmark = [pytest.mark.process, pytest.mark.network]
 
 COMMON: dict[str, object] = {
     "max_steps": 4, "save_every": 2, "eval_fraction": 0.1, "eval_every": 2, "learning_rate": 3e-3,
 }  # fmt: skip
-SHAPE: dict[str, object] = {
-    "model_type": "llama", "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True, "eos_token_id": 0,
-}  # fmt: skip
 WAYS: dict[str, dict[str, object]] = {
     "plain": {},
     "parts": {"parallel": "fsdp"},
     "half": {"precision": "bfloat16", "packing": True, "batch_size": 1, "grad_accumulation_steps": 2},
 }
-
-
-def config(folder: Path, name: str, **changes: object) -> Path:
-    """A small model and few records, made in ``folder``."""
-    shape, data = folder / "shape/config.json", folder / "data.jsonl"
-    shape.parent.mkdir(exist_ok=True)
-    shape.write_text(json.dumps(SHAPE))
-    data.write_bytes(b"".join(jsonl().splitlines(keepends=True)[:60]))
-    values = {"batch_size": 2, "max_seq_length": 32, "vocab_size": 400, "tensorboard": False, "weights": "random"}
-    return ranks.config(
-        folder, name, **{"model": str(shape.parent), "dataset": str(data), "max_steps": 40, **values, **changes}
-    )
-
-
-def options(config: Path, out: Path, *more: object) -> list[object]:
-    return ["--config", config, "--output", out, "--device", "cpu", *more]
 
 
 def alone(*given: object) -> int:
@@ -86,28 +64,28 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     if os.name == "nt":
         pytest.skip("POSIX signals")
     folder = tmp_path_factory.mktemp("ranks")
-    job, nan = config(folder, "job"), config(folder, "nan", learning_rate=1e30, max_grad_norm=0)
+    job, nan = small(folder, "job"), small(folder, "nan", learning_rate=1e30, max_grad_norm=0)
     (folder / "taken").mkdir()
     (folder / "taken/config.json").write_text("{}")
     jobs: dict[str, ranks.Job] = {
-        "no gpu": [options(job, folder / "a"), [*options(job, folder / "a"), "--device", "cuda"]],
-        "taken": [options(job, folder / "taken")] * 2,
-        "two seeds": [options(job, folder / "b", "--seed", seed) for seed in (1, 2)],
-        "nan": [options(nan, folder / "c")] * 2,
-        "unknown": [[*options(job, folder / "d"), "--unknown"]] * 2,
+        "no gpu": [on_cpu(job, folder / "a"), [*on_cpu(job, folder / "a"), "--device", "cuda"]],
+        "taken": [on_cpu(job, folder / "taken")] * 2,
+        "two seeds": [on_cpu(job, folder / "b", "--seed", seed) for seed in (1, 2)],
+        "nan": [on_cpu(nan, folder / "c")] * 2,
+        "unknown": [[*on_cpu(job, folder / "d"), "--unknown"]] * 2,
     }
     for name, way in WAYS.items():
-        jobs[name] = [options(config(folder, name, **COMMON, **way), folder / name)] * 2
-    jobs["begun"] = [options(folder / "plain.yaml", folder / "again", "--max_steps", 2)] * 2
-    jobs["resumed"] = [options(folder / "plain.yaml", folder / "again", "--resume", "--parallel", "fsdp")] * 2
+        jobs[name] = [on_cpu(small(folder, name, **COMMON, **way), folder / name)] * 2
+    jobs["begun"] = [on_cpu(folder / "plain.yaml", folder / "again", "--max_steps", 2)] * 2
+    jobs["resumed"] = [on_cpu(folder / "plain.yaml", folder / "again", "--resume", "--parallel", "fsdp")] * 2
     _with_dropout(folder / "model")
-    dropout = config(folder, "dropout", **{**COMMON, "model": str(folder / "model"), "weights": "pretrained"})
-    jobs["dropout"] = [options(dropout, folder / "dropout")] * 2
-    jobs["dropout begun"] = [options(dropout, folder / "dropped", "--max_steps", 2)] * 2
-    jobs["dropout resumed"] = [options(dropout, folder / "dropped", "--resume")] * 2
-    long = config(folder, "long", max_steps=20_000, log_every=1)
-    jobs["signal"] = [options(long, folder / "long")] * 2
-    jobs["killed"] = [options(long, folder / "long", "--resume")] * 2
+    dropout = small(folder, "dropout", **{**COMMON, "model": str(folder / "model"), "weights": "pretrained"})
+    jobs["dropout"] = [on_cpu(dropout, folder / "dropout")] * 2
+    jobs["dropout begun"] = [on_cpu(dropout, folder / "dropped", "--max_steps", 2)] * 2
+    jobs["dropout resumed"] = [on_cpu(dropout, folder / "dropped", "--resume")] * 2
+    long = small(folder, "long", max_steps=20_000, log_every=1)
+    jobs["signal"] = [on_cpu(long, folder / "long")] * 2
+    jobs["killed"] = [on_cpu(long, folder / "long", "--resume")] * 2
     children = ranks.start(list(jobs.values()))
     said = ranks.read_until(children[0], "step 1/20000")
     children[1].send_signal(signal.SIGTERM)
@@ -149,8 +127,8 @@ def test_two_ranks_have_the_series_of_one_process_with_both_their_batches(
     ended: Ended, tmp_path: Path, name: str
 ) -> None:
     way, two = WAYS[name], ended.folder / name
-    path = config(ended.folder, f"{name}-alone", **{**COMMON, **way, "batch_size": 4, "grad_accumulation_steps": 1})
-    assert alone(*options(path, tmp_path / "one", "--parallel", "auto")) == 0
+    path = small(ended.folder, f"{name}-alone", **{**COMMON, **way, "batch_size": 4, "grad_accumulation_steps": 1})
+    assert alone(*on_cpu(path, tmp_path / "one", "--parallel", "auto")) == 0
     near = 2e-2 if way.get("precision") else 1e-5
     expected, found = series(tmp_path / "one"), series(two)
     for key in ("loss", "grad_norm"):
@@ -169,8 +147,8 @@ def test_a_run_is_resumed_in_parts_or_by_another_number_of_ranks(ended: Ended, t
     out = tmp_path / "out"
     shutil.copytree(ended.folder / "plain", out)
     shutil.rmtree(out / "checkpoints/step-000004")
-    path = config(ended.folder, "one", **{**COMMON, "batch_size": 4})  # one process, as many records a step
-    assert alone(*options(path, out, "--resume")) == 0
+    path = small(ended.folder, "one", **{**COMMON, "batch_size": 4})  # one process, as many records a step
+    assert alone(*on_cpu(path, out, "--resume")) == 0
     assert losses(out) == pytest.approx(losses(ended.folder / "plain"), rel=1e-5)
 
 

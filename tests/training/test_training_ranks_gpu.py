@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 
+from ongpu.training import checkpoint
+from tests.training import training_forked_ranks as forked
 from tests.training import training_ranks_jobs as ranks
 
 pytestmark = pytest.mark.gpu
@@ -32,6 +35,8 @@ WAYS: dict[str, tuple[dict[str, object], float]] = {
     "micro-steps": ({"precision": "bfloat16", "grad_accumulation_steps": 2}, 1e-2),
 }
 SAVED: dict[str, object] = {"save_every": 6, "precision": "bfloat16"}
+PARTS: dict[str, object] = {**SAVED, "parallel": "fsdp"}
+CUT: dict[int, forked.Fault] = {1: ("open to write", ".partial-step-000012/shard-00002", "cut")}
 WITHOUT = {"no gpu": ("0,1", ""), "shared": ("0", "0")}
 """The GPUs each rank sees."""
 
@@ -49,6 +54,7 @@ class Started:
     one: list[subprocess.Popen[str]]
     without: dict[str, list[subprocess.Popen[str]]]
     killed: list[subprocess.Popen[str]]
+    parts: subprocess.Popen[str]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +73,18 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     both.append([options(saved, folder / "saved")] * 2)
     both.append([options(saved, folder / "begun", "--max_steps", 6)] * 2)
     both.append([options(saved, folder / "begun", "--resume")] * 2)
+    parts = ranks.config(folder, "parts-saved", **COMMON, **PARTS)
+    begun = {
+        "parts-straight": [options(parts, folder / "parts-straight")] * 2,
+        "parts-begun": [options(parts, folder / "parts-begun", "--max_steps", 6)] * 2,
+        "parts-cut": [options(parts, folder / "parts-cut")] * 2,
+    }
+    again = {
+        "parts-again": [options(parts, folder / "parts-again", "--resume")] * 2,
+        "parts-wholes": [options(parts, folder / "parts-wholes", "--resume", "--parallel", "ddp")] * 2,
+        "parts-cut again": [options(parts, folder / "parts-cut", "--resume")] * 2,
+    }
+    copies = dict.fromkeys(("parts-again", "parts-wholes"), "parts-begun")
     long = ranks.config(folder, "long", **{**COMMON, "max_steps": 100_000, "log_every": 1})
     without = {
         name: ranks.start(
@@ -80,9 +98,11 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         one=ranks.start(alone),
         without=without,
         killed=ranks.start([[options(long, folder / "killed")] * 2]),
+        parts=forked.start(folder, [begun, again], faults={"parts-cut": CUT}, copies=copies, once=()),
     )
     yield everything
-    for child in itertools.chain(everything.two, everything.one, everything.killed, *without.values()):
+    children = (*everything.two, *everything.one, *everything.killed, everything.parts)
+    for child in itertools.chain(children, *without.values()):
         child.kill()
         child.communicate()
 
@@ -141,6 +161,24 @@ def test_two_gpus_resume_what_they_began(started: Started, ended: list[tuple[lis
     begun, straight = (ranks.losses(started.folder / name) for name in ("begun", "saved"))
     assert len(begun) == len(straight) == 12
     assert begun == pytest.approx(straight, rel=1e-2)
+
+
+def test_two_gpus_resume_from_the_parts_that_each_wrote(started: Started) -> None:
+    statuses = forked.finish(started.parts)
+    said = {path.stem: path.read_text() for path in started.folder.glob("parts-*.txt")}
+    assert (statuses["parts-straight"], statuses["parts-begun"]) == ([0, 0], [0, 0]), said
+    assert statuses["parts-cut"][0] in {1, 3}, said
+    assert statuses["parts-cut"][1] == -signal.SIGXFSZ, said
+    found = checkpoint.newest(started.folder / "parts-begun", note=pytest.fail)
+    assert found is not None
+    assert {name.split("-")[1] for name in found.files} == {"00001", "00002"}
+    straight = ranks.losses(started.folder / "parts-straight")
+    for name, folder in (("again", "again"), ("wholes", "wholes"), ("cut again", "cut")):
+        assert statuses[f"parts-{name}"] == [0, 0], said
+        assert "Resuming after step 6" in said[f"parts-{name}-0"]
+        losses = ranks.losses(started.folder / f"parts-{folder}")
+        assert len(losses) == 12
+        assert losses == pytest.approx(straight, rel=1e-2)
 
 
 def test_a_rank_out_of_memory_stops_all(started: Started, ended: list[tuple[list[int], str, str]]) -> None:

@@ -207,6 +207,37 @@ def test_every_cut_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
     assert checkpoint.load_tensors(found)["a"].tolist() == [0, 1, 2, 3]
 
 
+def test_a_new_checkpoint_is_kept_beside_a_newer_damaged_one(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(4.0)}
+    for step in (4, 6):
+        checkpoint.save(tmp_path, step=step, tensors=tensors, settings={}, keep=2)
+    (tmp_path / "checkpoints/step-000006/SHA256SUMS").unlink()
+    checkpoint.save(tmp_path, step=5, tensors=tensors, settings={}, keep=1)  # by a run that resumed after step 4
+    found = checkpoint.newest(tmp_path, note=lambda _: None)
+    assert found is not None
+    assert found.step == 5
+    checkpoint.save(tmp_path, step=6, tensors=tensors, settings={}, keep=1)
+    assert [one.name for one in (tmp_path / "checkpoints").iterdir()] == ["step-000006"]
+
+
+def test_a_signal_behind_a_checkpoint_does_not_write_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between removing the first and renaming the second, a kill would have left none."""
+    rename, renamed = os.rename, list[str]()
+
+    def rename_and_stop(old: Path, new: Path) -> None:
+        rename(old, new)
+        renamed.append(Path(new).name)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(os, "rename", rename_and_stop)
+    path, out = config(tmp_path, save_every=2, keep_checkpoints=1), tmp_path / "out"
+    assert run("--config", path, "--output", out, "--device", "cpu", "--max_steps", 6) == 130
+    assert renamed == ["step-000002"]
+    assert "Stopped by SIGTERM after step 2 of 6; the checkpoint is" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [

@@ -11,8 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ongpu.training.dataset import jsonl
+
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+SHAPE: dict[str, object] = {
+    "model_type": "llama", "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True, "eos_token_id": 0,
+}  # fmt: skip
 
 # one job after the other, each with a store of its own
 _JOBS = """
@@ -81,6 +88,23 @@ def config(folder: Path, name: str, **values: object) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
     return path
+
+
+def small(folder: Path, name: str, **changes: object) -> Path:
+    """A configuration of a small model and few records, both made in ``folder``."""
+    shape, data = folder / "shape/config.json", folder / "data.jsonl"
+    shape.parent.mkdir(exist_ok=True)
+    shape.write_text(json.dumps(SHAPE))
+    data.write_bytes(b"".join(jsonl().splitlines(keepends=True)[:60]))
+    values = {"batch_size": 2, "max_seq_length": 32, "vocab_size": 400, "tensorboard": False, "weights": "random"}
+    return config(
+        folder, name, **{"model": str(shape.parent), "dataset": str(data), "max_steps": 40, **values, **changes}
+    )
+
+
+def on_cpu(config: Path, out: Path, *more: object) -> list[object]:
+    """The arguments of a rank on the CPU."""
+    return ["--config", config, "--output", out, "--device", "cpu", *more]
 
 
 def series(folder: Path) -> list[dict[str, Any]]:

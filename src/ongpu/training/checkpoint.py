@@ -1,19 +1,21 @@
 """Checkpoints that survive a kill at any byte: written aside, synced, renamed, with their digests.
 
-``checkpoints/step-000050/`` holds ``state.safetensors`` (weights, optimizer state, random state), ``meta.json`` (step,
-settings) and ``SHA256SUMS`` over both, which ``sha256sum -c`` reads. A folder whose sums do not agree is not used:
-the newest good one is found by itself. Nothing is ever unpickled.
+``checkpoints/step-000050/`` holds weights, optimizer state and random state in ``state.safetensors`` (or each rank's
+part of them in files of its own, see ``sharded_checkpoint``), ``meta.json`` (step, settings, names of those files) and
+``SHA256SUMS`` over all of them, which ``sha256sum -c`` reads. A folder that lacks a file or whose sums do not agree is
+not used: the newest good one is found by itself. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +27,7 @@ _NAME: Final = re.compile(r"step-(\d{6,})\Z")
 _STATE: Final = "state.safetensors"
 _META: Final = "meta.json"
 _SUMS: Final = "SHA256SUMS"
+_DIGESTS_AT_ONCE: Final = 8
 _IN_WORDS: Final = {
     "data_sha256": "bytes of data (--dataset)",
     "records_a_step": "product of batch_size, grad_accumulation_steps and number of ranks",
@@ -40,6 +43,12 @@ class Checkpoint:
     path: Path
     step: int
     settings: Mapping[str, object]
+    files: Sequence[str]
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each rank wrote files of its own."""
+        return list(self.files) != [_STATE]
 
 
 def save(output: Path, *, step: int, tensors: Mapping[str, Any], settings: Mapping[str, object], keep: int = 2) -> Path:
@@ -49,36 +58,71 @@ def save(output: Path, *, step: int, tensors: Mapping[str, Any], settings: Mappi
     """
     import safetensors.torch  # noqa: PLC0415 - imported where it is needed, torch already is
 
-    parent = output / FOLDER
-    final = parent / f"step-{step:06d}"
-    aside = parent / f".partial-step-{step:06d}"
+    aside = begin(output, step)
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    try:
-        parent.mkdir(exist_ok=True)
-        for left in parent.glob(".partial-step-*"):  # by a run that was killed
+    with _told(output, step):
+        safetensors.torch.save_file(plain, aside / _STATE)
+        sums = {_STATE: digest(aside / _STATE)}
+    return finish(output, step=step, sums=sums, settings=settings, keep=keep)
+
+
+def begin(output: Path, step: int) -> Path:
+    """The empty folder aside in which the checkpoint of ``step`` is written; :class:`WorkError` as in ``save``."""
+    aside = _aside(output, step)
+    with _told(output, step):
+        aside.parent.mkdir(exist_ok=True)
+        for left in aside.parent.glob(".partial-step-*"):  # by a run that was killed
             shutil.rmtree(left, ignore_errors=True)
         aside.mkdir()
-        safetensors.torch.save_file(plain, aside / _STATE)
-        (aside / _META).write_text(json.dumps({"step": step, "settings": dict(settings)}, indent=2) + "\n", "utf-8")
-        sums = "".join(f"{digest(aside / name)}  {name}\n" for name in (_STATE, _META))
-        (aside / _SUMS).write_text(sums, "ascii")
-        for name in (_STATE, _META, _SUMS):
+    return aside
+
+
+def finish(output: Path, *, step: int, sums: Mapping[str, str], settings: Mapping[str, object], keep: int) -> Path:
+    """Sync the files that were written aside, name and digest in ``sums``, and make a checkpoint of them.
+
+    :raises WorkError: as in ``save``; what was written aside is removed.
+    """
+    aside = _aside(output, step)
+    final = aside.with_name(f"step-{step:06d}")
+    with _told(output, step):
+        meta = {"step": step, "files": sorted(sums), "settings": dict(settings)}
+        (aside / _META).write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
+        sums = {**sums, _META: digest(aside / _META)}
+        (aside / _SUMS).write_text("".join(f"{value}  {name}\n" for name, value in sums.items()), "ascii")
+        for name in (*sums, _SUMS):
             sync(aside / name)
         sync(aside)
-        if final.exists():
+        if final.exists():  # damaged, else this step would not have been done again
             shutil.rmtree(final)
         aside.rename(final)
-        sync(parent)
-    except (OSError, safetensors.SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        older = "(the older checkpoint is intact) and continue with --resume."
-        raise WorkError(
-            f"The checkpoint of step {step} cannot be written to {parent}: {error}.",
-            next_step=f"Free some space {older if _folders(output) else 'and start in another --output.'}",
-        ) from None
-    for old in _folders(output)[keep:]:
+        sync(final.parent)
+    older = [one for one in _folders(output) if _step(one) <= step]  # what is newer was passed over: it is damaged
+    for old in older[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def cannot_write(output: Path, step: int, reason: str) -> WorkError:
+    """What to raise where the checkpoint of ``step`` cannot be written."""
+    older = "(the older checkpoint is intact) and continue with --resume."
+    return WorkError(
+        f"The checkpoint of step {step} cannot be written to {output / FOLDER}: {reason}.",
+        next_step=f"Free some space {older if _folders(output) else 'and start in another --output.'}",
+    )
+
+
+def give_up(output: Path, step: int) -> None:
+    """Remove what was written aside."""
+    shutil.rmtree(_aside(output, step), ignore_errors=True)
+
+
+def good(output: Path, step: int) -> Path | None:
+    """The checkpoint of ``step``, where there is one already and its digests agree."""
+    path = _aside(output, step).with_name(f"step-{step:06d}")
+    try:
+        return _checked(path).path
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def newest(output: Path, *, note: Callable[[str], None]) -> Checkpoint | None:
@@ -131,14 +175,40 @@ def _folders(output: Path) -> list[Path]:
     found = []
     with contextlib.suppress(FileNotFoundError):
         found = [path for path in (output / FOLDER).iterdir() if _NAME.match(path.name)]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def _aside(output: Path, step: int) -> Path:
+    return output / FOLDER / f".partial-step-{step:06d}"
+
+
+@contextlib.contextmanager
+def _told(output: Path, step: int) -> Iterator[None]:
+    """Turn what the disk refuses into one error, with nothing left aside."""
+    import safetensors  # noqa: PLC0415 - imported where it is needed
+
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        give_up(output, step)
+        raise cannot_write(output, step, str(error)) from None
 
 
 def _checked(path: Path) -> Checkpoint:
     lines = (path / _SUMS).read_text("ascii").splitlines()
     sums = {name: value for value, _, name in (line.partition("  ") for line in lines)}
-    for name in (_STATE, _META):
-        if sums.get(name) != digest(path / name):
-            raise ValueError(f"the digest of {name} does not agree")
     meta = json.loads((path / _META).read_text("utf-8"))
-    return Checkpoint(path=path, step=int(meta["step"]), settings=dict(meta["settings"]))
+    files = [str(name) for name in meta.get("files", [_STATE])]
+    foreign = {one.name for one in path.glob("*.safetensors")} - {*files}
+    if foreign:
+        raise ValueError(f"{min(foreign)} is none of its files")
+    names = (_META, *files)
+    with concurrent.futures.ThreadPoolExecutor(_DIGESTS_AT_ONCE) as pool:
+        for name, found in zip(names, pool.map(digest, [path / name for name in names]), strict=True):
+            if sums.get(name) != found:
+                raise ValueError(f"the digest of {name} does not agree")
+    return Checkpoint(path=path, step=int(meta["step"]), settings=dict(meta["settings"]), files=files)

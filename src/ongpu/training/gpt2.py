@@ -247,6 +247,7 @@ def read_shape(config: Mapping[str, Any]) -> GPT2Shape:
         ("scale_attn_weights", True),
         ("scale_attn_by_inverse_layer_idx", False),
         ("tie_word_embeddings", True),
+        ("is_causal", True),
     ):
         if config.get(key, plain) != plain:
             raise NotOfThisShapeError(f"its {key} is {config[key]}")
@@ -274,6 +275,8 @@ def read(shape: GPT2Shape, folder: Path) -> GPT2:
 
 
 def _our_name(name: str) -> str | None:
-    if name.endswith((".attn.bias", ".attn.masked_bias")) or name == "lm_head.weight":
-        return None  # masks of old checkpoints, and the head, which is the token table
+    if name.endswith((".attn.bias", ".attn.masked_bias")):
+        return None  # masks of old checkpoints
+    if name == "lm_head.weight":
+        return "transformer.wte.weight"
     return name if name.startswith("transformer.") else f"transformer.{name}"

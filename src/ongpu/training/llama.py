@@ -1,4 +1,4 @@
-"""The Llama family, written out: Llama, Mistral, Qwen 2 and 3, SmolLM and others of that shape.
+"""The Llama family, written out: Llama, Mistral, Qwen 2 and 3, SmolLM, Gemma 1 and others of that shape.
 
 Names and layouts of the weights are those of Hugging Face checkpoints. What a configuration asks for beyond this
 (sliding windows, other rotary scalings, experts) is refused by :func:`read_shape`, and goes through transformers.
@@ -21,7 +21,14 @@ from ongpu.training.attention import Layout, attend
 from ongpu.training.layers import NOT_SMALL, Embedding, NotOfThisShapeError, Sizes, fused_module, through
 from ongpu.training.loss import head_loss
 
-FAMILY: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+FAMILY: Final = {
+    "gemma": ("num_key_value_heads", "head_dim", "hidden_act"),
+    "llama": (),
+    "mistral": ("num_key_value_heads", "sliding_window"),
+    "qwen2": ("num_key_value_heads",),
+    "qwen3": ("num_key_value_heads", "head_dim"),
+}
+"""By ``model_type``, the keys in whose place transformers has a number of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +61,8 @@ class LlamaShape:
     """Queries, keys and values have biases (Qwen 2)."""
     head_norm: bool
     """Queries and keys are normalized by head (Qwen 3)."""
+    gemma: bool
+    """Norms are kept as their distance from 1, tokens are scaled by the root of the width, gates are GELU (Gemma 1)."""
 
 
 def read_shape(config: Mapping[str, Any]) -> LlamaShape:
@@ -61,14 +70,22 @@ def read_shape(config: Mapping[str, Any]) -> LlamaShape:
     kind = config.get("model_type")
     if kind not in FAMILY:
         raise NotOfThisShapeError(f"its model_type is {kind}")
-    for key, plain in (("hidden_act", "silu"), ("mlp_bias", False), ("partial_rotary_factor", 1.0)):
-        if config.get(key, plain) != plain:
+    gemma = kind == "gemma"
+    plain = {"mlp_bias": False, "partial_rotary_factor": 1.0, "is_causal": True, "use_bidirectional_attention": None}
+    for key, value in {**plain, "hidden_act": "gelu_pytorch_tanh" if gemma else "silu"}.items():
+        if config.get(key, value) != value:
             raise NotOfThisShapeError(f"its {key} is {config[key]}")
+    for key in FAMILY[kind]:
+        if key not in config:
+            raise NotOfThisShapeError(f"its config.json lacks {key}")
     windows = config.get("use_sliding_window", kind == "mistral")
     if windows and config.get("sliding_window"):
         raise NotOfThisShapeError(f"its attention has a sliding window of {config['sliding_window']}")
+    if other := {*(config.get("layer_types") or ())} - {"full_attention"}:
+        raise NotOfThisShapeError(f"it has layers of {min(other)}")
     if kind != "qwen2" and config.get("attention_bias", False):
         raise NotOfThisShapeError("its attention has biases")
+    rotary = _rotary(config)
     try:
         heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
         return LlamaShape(
@@ -81,24 +98,31 @@ def read_shape(config: Mapping[str, Any]) -> LlamaShape:
             key_heads=int(config.get("num_key_value_heads") or heads),
             head_width=int(config.get("head_dim") or width // heads),
             epsilon=float(config["rms_norm_eps"]),
-            rotary_base=_rotary_base(config),
-            rotary_scaling=_rotary_scaling(config),
-            tied=bool(config.get("tie_word_embeddings", False)),
+            rotary_base=float(rotary["rope_theta"]),
+            rotary_scaling=_rotary_scaling(rotary),
+            tied=bool(config.get("tie_word_embeddings", gemma)),
             input_bias=kind == "qwen2",
             head_norm=kind == "qwen3",
+            gemma=gemma,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise NotOfThisShapeError(f"its config.json lacks or misstates {error}") from None
 
 
-def _rotary_base(config: Mapping[str, Any]) -> float:
-    # transformers 5 writes rope_parameters, earlier ones rope_theta and rope_scaling
-    inside = config.get("rope_parameters") or {}
-    return float(inside.get("rope_theta") or config.get("rope_theta") or 10_000.0)
+def _rotary(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What it says of rotary positions: transformers 5 writes rope_parameters, earlier ones the other two."""
+    new, old = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
+    found = {"rope_theta": config.get("rope_theta") or 10_000.0, **new, **old}
+    if new and old and new != old:
+        raise NotOfThisShapeError("its rope_parameters are not its rope_scaling")
+    if any(isinstance(value, Mapping) for value in found.values()):
+        raise NotOfThisShapeError("its layers turn differently")
+    if found.get("partial_rotary_factor", 1.0) != 1.0:
+        raise NotOfThisShapeError(f"its partial_rotary_factor is {found['partial_rotary_factor']}")
+    return found
 
 
-def _rotary_scaling(config: Mapping[str, Any]) -> RotaryScaling | None:
-    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+def _rotary_scaling(found: Mapping[str, Any]) -> RotaryScaling | None:
     kind = found.get("rope_type") or found.get("type") or "default"
     if kind == "default":
         return None
@@ -115,13 +139,16 @@ def _rotary_scaling(config: Mapping[str, Any]) -> RotaryScaling | None:
 class Norm(nn.Module):
     """Root-mean-square norm (Zhang and Sennrich 2019), computed in float32."""
 
-    def __init__(self, width: int, epsilon: float) -> None:
+    def __init__(self, width: int, shape: LlamaShape) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
-        self.epsilon = epsilon
+        self.epsilon, self.from_one = shape.epsilon, shape.gemma
 
     def forward(self, x: Any) -> Any:
         """The same shape and type as ``x``."""
+        if self.from_one:
+            weight = 1.0 + self.weight.float()
+            return functional.rms_norm(x.float(), weight.shape, weight, self.epsilon).to(x.dtype)
         return functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
 
 
@@ -150,8 +177,8 @@ class Attention(nn.Module):
         self.v_proj = Linear(shape.width, key, bias=shape.input_bias)
         self.o_proj = Linear(query, shape.width)
         if shape.head_norm:
-            self.q_norm = Norm(shape.head_width, shape.epsilon)
-            self.k_norm = Norm(shape.head_width, shape.epsilon)
+            self.q_norm = Norm(shape.head_width, shape)
+            self.k_norm = Norm(shape.head_width, shape)
 
     def forward(self, x: Any, turns: tuple[Any, Any], layout: Layout | None) -> Any:
         """Shape (rows, tokens, width) in and out."""
@@ -165,17 +192,20 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Gated with SiLU."""
+    """Gated with SiLU, or for Gemma with GELU."""
 
     def __init__(self, shape: LlamaShape) -> None:
         super().__init__()
+        self.gemma = shape.gemma
         self.gate_proj = Linear(shape.width, shape.inner_width)
         self.up_proj = Linear(shape.width, shape.inner_width)
         self.down_proj = Linear(shape.inner_width, shape.width)
 
     def forward(self, x: Any) -> Any:
         """Shape (rows, tokens, width) in and out."""
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate = self.gate_proj(x)
+        gate = functional.gelu(gate, approximate="tanh") if self.gemma else functional.silu(gate)
+        return self.down_proj(gate * self.up_proj(x))
 
 
 class Block(nn.Module):
@@ -183,9 +213,9 @@ class Block(nn.Module):
 
     def __init__(self, shape: LlamaShape) -> None:
         super().__init__()
-        self.input_layernorm = Norm(shape.width, shape.epsilon)
+        self.input_layernorm = Norm(shape.width, shape)
         self.self_attn = Attention(shape)
-        self.post_attention_layernorm = Norm(shape.width, shape.epsilon)
+        self.post_attention_layernorm = Norm(shape.width, shape)
         self.mlp = FeedForward(shape)
         self.small = NOT_SMALL
 
@@ -203,7 +233,7 @@ class Body(nn.Module):
         self.shape = shape
         self.embed_tokens = Embedding(shape.vocab_size, shape.width)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
-        self.norm = Norm(shape.width, shape.epsilon)
+        self.norm = Norm(shape.width, shape)
         self.recompute = False
 
     def forward(self, ids: Any, layout: Layout | None) -> Any:
@@ -212,6 +242,8 @@ class Body(nn.Module):
         cosine, sine = self.turns(positions)
         turns = cosine[:, None, :], sine[:, None, :]
         x = self.embed_tokens(ids)
+        if self.shape.gemma:
+            x = x * torch.tensor(self.shape.width**0.5, dtype=x.dtype)  # rounded as transformers rounds it
         for block in self.layers:
             x = through(block, x, turns, layout, recompute=self.recompute)
         return self.norm(x)
@@ -274,6 +306,8 @@ class Llama(nn.Module):
 
     def unfused(self) -> str:
         """What of this model the kernels of ``fused.py`` do not have; empty where they have all of it."""
+        if self.shape.gemma:
+            return "they do not know Gemma's norms and gates"
         return "they do not know norms of heads" if self.shape.head_norm else ""
 
     def fuse(self) -> None:
@@ -295,18 +329,17 @@ class Llama(nn.Module):
 
     def draw(self, *, seed: int) -> None:
         """Fill the weights at random, as the family does."""
-        weights.draw(self, seed=seed, std_of=lambda _: weights.INITIAL_STD)
+        weights.draw(self, seed=seed, std_of=lambda _: weights.INITIAL_STD, norm=0.0 if self.shape.gemma else 1.0)
 
     def read(self, folder: Path) -> None:
         """Fill the weights from a checkpoint."""
-        tied = self.shape.tied
-        weights.load(
-            self,
-            folder,
-            rename=lambda name: (
-                None if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight") else name
-            ),
-        )
+
+        def rename(name: str) -> str | None:
+            if self.shape.tied and name == "lm_head.weight":
+                return "model.embed_tokens.weight"
+            return None if name.endswith("rotary_emb.inv_freq") else name
+
+        weights.load(self, folder, rename=rename)
 
 
 def rotations(shape: LlamaShape, *, device: Any) -> Any:

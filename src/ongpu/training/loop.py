@@ -187,25 +187,39 @@ def _not_finite(flight: _Flight, loss: float, norm: float, *, records: Sequence[
 
 
 def save_checkpoint(job: Job, step: int) -> str:
-    """Write the checkpoint of ``step`` finished steps: the first rank does, and the others wait for it.
+    """Write the checkpoint of ``step`` finished steps: each rank its parts, or the first rank whole weights.
 
     :raises WorkError: it cannot be written, or its weights are spoiled.
     """
     refuse_spoiled(job, step)
-    tensors: dict[str, Any] = {"optimizer.step_count": job.optimizer.step_count}
+    ranks, output = job.ranks, job.folder.path
+    there = ranks.share("checkpoint there", lambda: str(checkpoints.good(output, step) or ""))
+    if there:
+        return there  # a signal came right behind it
+    tensors = _tensors(job)
     for generator, state in _random_states(job.device).items():
-        for rank, one in enumerate(job.ranks.every(state.to(job.device))):
+        for rank, one in enumerate(ranks.every(state.to(job.device))):
             tensors[_of_rank(generator, rank)] = one
-    for name, weight in job.weights.masters.items():
-        tensors[f"model.{name}"] = job.weights.whole(name, weight)
-        for key, value in job.optimizer.state.get(weight, {}).items():
-            tensors[f"{key}.{name}"] = job.weights.whole(name, value)
+    settings, keep = job.settings, job.config.keep_checkpoints
+    if job.weights.in_parts:
+        from ongpu.training import sharded_checkpoint  # noqa: PLC0415 - only runs in parts pay its import
+
+        return sharded_checkpoint.save(output, step=step, tensors=tensors, settings=settings, keep=keep, ranks=ranks)
 
     def write() -> str:
-        keep = job.config.keep_checkpoints
-        return str(checkpoints.save(job.folder.path, step=step, tensors=tensors, settings=job.settings, keep=keep))
+        return str(checkpoints.save(output, step=step, tensors=tensors, settings=settings, keep=keep))
 
-    return job.ranks.share("checkpoint", write)
+    return ranks.share("checkpoint", write)
+
+
+def _tensors(job: Job) -> dict[str, Any]:
+    """What this rank holds of weights and optimizer state, in their own memory."""
+    tensors: dict[str, Any] = {"optimizer.step_count": job.optimizer.step_count}
+    for name, weight in job.weights.masters.items():
+        tensors[f"model.{name}"] = job.weights.part(name, weight)
+        for key, value in job.optimizer.state.get(weight, {}).items():
+            tensors[f"{key}.{name}"] = job.weights.part(name, value)
+    return tensors
 
 
 def _random_states(device: str) -> dict[str, Any]:
@@ -233,6 +247,15 @@ def refuse_spoiled(job: Job, step: int) -> None:
     refuse_drift(job, step)
 
 
+def refuse_apart(job: Job) -> None:
+    """Before the first step: an error where ranks began with other weights, or cannot all write into one folder."""
+    refuse_drift(job, 0)
+    if job.weights.in_parts:
+        from ongpu.training import sharded_checkpoint  # noqa: PLC0415 - only runs in parts pay its import
+
+        sharded_checkpoint.refuse_apart(job.folder.path, job.ranks)
+
+
 def refuse_drift(job: Job, step: int) -> None:
     """:class:`WorkError` where ranks that each hold all weights do not hold the same ones."""
     if job.ranks.world_size == 1 or job.weights.in_parts:
@@ -247,33 +270,43 @@ def refuse_drift(job: Job, step: int) -> None:
         )
 
 
+@torch.no_grad()
 def restore(job: Job, found: checkpoints.Checkpoint) -> None:
-    """Put weights, optimizer state and random state of ``found`` in place; only the first rank reads the file."""
+    """Put weights, optimizer state and random state of ``found`` in place."""
     checkpoints.refuse_other_run(found, job.settings)
-    tensors = checkpoints.load_tensors(found) if job.ranks.first else {}
+    tensors, states = _tensors(job), _random_states(job.device)
+    if found.in_parts:
+        from ongpu.training import sharded_checkpoint  # noqa: PLC0415 - only checkpoints in parts pay its import
 
-    def fetch(key: str, shape: Any, dtype: Any = torch.float32) -> Any:
-        if job.ranks.world_size == 1:
-            return tensors[key]
-        empty = torch.empty(shape, dtype=dtype, device=job.device)
-        whole = tensors[key].to(job.device) if job.ranks.first else empty
+        own = {_of_rank(generator, job.ranks.rank): state for generator, state in states.items()}
+        sharded_checkpoint.load(found, tensors, own, ranks=job.ranks)
+    else:
+        _load_wholes(job, found, tensors, states)
+    job.weights.publish()
+    for generator, state in states.items():
+        (torch.cuda if generator == "rng.cuda" else torch).set_rng_state(state)
+
+
+def _load_wholes(
+    job: Job, found: checkpoints.Checkpoint, tensors: Mapping[str, Any], states: Mapping[str, Any]
+) -> None:
+    """Fill ``tensors`` and this rank's random ``states`` from one file, which only the first rank reads."""
+    wholes = checkpoints.load_tensors(found) if job.ranks.first else {}
+
+    def fetch(key: str, like: Any) -> Any:
+        empty = torch.empty(like.shape, dtype=like.dtype, device=job.device)  # the shape of a part is that of the whole
+        whole = wholes[key].to(job.device) if job.ranks.first else empty
         job.ranks.copy(whole)
         return whole
 
-    with torch.no_grad():
-        job.optimizer.step_count.copy_(fetch("optimizer.step_count", ()))
-        for name, weight in job.weights.masters.items():
-            shape = job.weights.shape(name)
-            job.weights.put(name, weight, fetch(f"model.{name}", shape))
-            for key, value in job.optimizer.state.get(weight, {}).items():
-                job.weights.put(name, value, fetch(f"{key}.{name}", shape))
-    job.weights.publish()
-    kept = job.ranks.share("random states", lambda: [key for key in tensors if key.startswith("rng.")])
-    for generator, state in _random_states(job.device).items():
+    for key, part in tensors.items():
+        job.weights.put(part, fetch(key, part))
+    kept = job.ranks.share("random states", lambda: [key for key in wholes if key.startswith("rng.")])
+    for generator, state in states.items():
         for rank in range(job.ranks.world_size):
             key = _of_rank(generator, rank)
             if key not in kept:
                 continue  # a rank more than the run had that was stopped: it goes on from its seed
-            there = fetch(key, state.shape, torch.uint8).to("cpu")
+            there = fetch(key, state)
             if rank == job.ranks.rank:
-                (torch.cuda if generator == "rng.cuda" else torch).set_rng_state(there)
+                state.copy_(there)

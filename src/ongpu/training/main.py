@@ -235,14 +235,14 @@ def _run(
             on_evaluation=on_evaluation,
         )
     # with other kernels the gradients come in another order, and ranks would add up what does not belong together
-    agreed = {**job.settings, "kernels": job.policy.kernels.taken}
+    agreed = {**job.settings, "kernels": job.policy.kernels.taken, "in parts": job.weights.in_parts}
     other = ranks.differs("settings", json.dumps(agreed, sort_keys=True))
     if other is not None:
         raise UsageError(
             f"Rank {other} has another configuration, data, tokenizer or choice of kernels than rank 0.",
             next_step="Give every node the same files and the same packages (kernels: never, if one has no Triton).",
         )
-    loop.refuse_drift(job, 0)
+    loop.refuse_apart(job)
     set_up.done("weights to the device")
     done = _resume(job, console) if asked.resume else 0
     facts: dict[str, object] = {
@@ -328,10 +328,10 @@ def _resume(job: Job, console: Console) -> int:
                 f"{job.folder.path} has no good checkpoint to resume from.",
                 next_step="Start afresh in another --output.",
             )
-        return {"path": str(one.path), "step": one.step, "settings": one.settings}
+        return {**dataclasses.asdict(one), "path": str(one.path)}
 
     said = job.ranks.share("resume", newest)
-    found = checkpoint.Checkpoint(path=Path(said["path"]), step=said["step"], settings=said["settings"])
+    found = checkpoint.Checkpoint(**{**said, "path": Path(said["path"])})
     if found.step >= job.config.max_steps:
         raise UsageError(
             f"The checkpoint {found.path} already has {found.step} of {job.config.max_steps} steps.",

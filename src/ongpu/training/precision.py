@@ -59,17 +59,13 @@ class Weights:
     def restore(self) -> None:
         """Give the model its float32 weights, for saving."""
 
-    def shape(self, name: str) -> Any:
-        """The shape of the whole weight."""
-        return self.masters[name].shape
+    def part(self, name: str, tensor: Any) -> Any:  # noqa: ARG002 - for weights in parts
+        """``tensor``, what this rank holds of the weight ``name`` or of a state beside it, as part of the whole."""
+        return tensor.detach()
 
-    def whole(self, name: str, tensor: Any) -> Any:  # noqa: ARG002 - for weights in parts
-        """The whole of the weight ``name``, or of a state beside it; ``tensor`` is what this rank holds of it."""
-        return tensor
-
-    def put(self, name: str, tensor: Any, whole: Any) -> None:  # noqa: ARG002 - for weights in parts
-        """Copy this rank's part of ``whole`` into ``tensor``."""
-        tensor.copy_(whole)
+    def put(self, part: Any, whole: Any) -> None:
+        """Copy of ``whole`` what belongs into ``part``."""
+        part.copy_(whole)
 
 
 class MasterWeights(Weights):

@@ -73,9 +73,14 @@ class Alone:
         """What ``make`` returns on the first rank (of JSON's types); the others wait for it."""
         return make()
 
-    def differs(self, what: str, value: str) -> int | None:  # noqa: ARG002 - for several ranks
-        """The first rank whose ``value`` is not that of rank 0; ``what`` is said once in a run."""
-        return None
+    def gather(self, name: str, value: _T) -> list[_T]:  # noqa: ARG002 - for several ranks
+        """The ``value`` of every rank (of JSON's types), by rank."""
+        return [value]
+
+    def differs(self, what: str, value: str) -> int | None:
+        """The first rank whose ``value`` is not that of rank 0."""
+        values = self.gather(what, value)
+        return next((rank for rank, said in enumerate(values) if said != values[0]), None)
 
     def sum(self, tensor: Any) -> Any:
         """``tensor`` with the sum over all ranks in it."""
@@ -142,21 +147,20 @@ class Together(Alone):
     def _client(self, *, hosts: bool) -> Any:
         import torch.distributed as dist  # noqa: PLC0415 - --help and a refused configuration need no torch
 
-        place = self.place
         try:
             store = dist.TCPStore(
-                place.address,
-                place.port,
-                place.world_size,
+                self.place.address,
+                self.place.port,
+                self.place.world_size,
                 is_master=hosts,
                 timeout=timedelta(seconds=MEETING_S),
                 wait_for_workers=False,
                 multi_tenant=True,
             )
         except RuntimeError as error:
-            reason = f"rank {self.rank} cannot reach {place.address}:{place.port}: {_first_line(error)}"
+            reason = f"rank {self.rank} cannot reach {self.place.address}:{self.place.port}: {_first_line(error)}"
             raise _no_meeting(reason) from None
-        return dist.PrefixStore(f"ongpu/{place.attempt}", store)
+        return dist.PrefixStore(f"ongpu/{self.place.attempt}", store)
 
     def _get(self, key: str, *, until: float | None = None, of: int = 0) -> str:
         """The value of ``key`` when it is there; ends early where another rank has failed."""
@@ -205,11 +209,12 @@ class Together(Alone):
         value: _T = json.loads(self._get(key))
         return value
 
-    def differs(self, what: str, value: str) -> int | None:
-        """The first rank whose ``value`` is not that of rank 0; ``what`` is said once in a run."""
-        self._store.set(f"same/{what}/{self.rank}", value)
-        values = [self._get(f"same/{what}/{rank}") for rank in range(self.world_size)]
-        return next((rank for rank, said in enumerate(values) if said != values[0]), None)
+    def gather(self, name: str, value: _T) -> list[_T]:
+        """The ``value`` of every rank (of JSON's types), by rank."""
+        self._shared += 1
+        keys = [f"gathered/{self._shared}/{name}/{rank}" for rank in range(self.world_size)]
+        self._store.set(keys[self.rank], json.dumps(value))
+        return [json.loads(self._get(key)) for key in keys]
 
     def sum(self, tensor: Any) -> Any:
         """``tensor`` with the sum over all ranks in it."""
@@ -352,17 +357,17 @@ class Together(Alone):
             self._abort()
         self._left.set()
         with contextlib.suppress(RuntimeError):
-            everybody = self._gather("left", self.world_size, _TOGETHER_S)
+            everybody = self._count("left", self.world_size, _TOGETHER_S)
             if self.rank or self.place.launcher_has_store:
                 self._store.add("gone", 1)
             else:  # the store ends with this process: not under somebody who still asks it
-                self._gather("gone", self.world_size, _TOGETHER_S if everybody else 1.0)
+                self._count("gone", self.world_size, _TOGETHER_S if everybody else 1.0)
                 time.sleep(0.05)
         if self._group:
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
 
-    def _gather(self, key: str, count: int, patience_s: float) -> bool:
+    def _count(self, key: str, count: int, patience_s: float) -> bool:
         """Be counted, and wait for the others to be; whether all came."""
         until = time.monotonic() + patience_s
         reached = self._store.add(key, 1)

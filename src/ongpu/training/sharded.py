@@ -1,8 +1,7 @@
 """Weights in parts: each rank holds a piece of every weight, its gradient and its optimizer state (FSDP2).
 
 For models whose weights and optimizer state do not fit on one GPU. A block's weights are gathered before it runs and
-dropped behind it; what the optimizer sees are this rank's pieces. Checkpoints hold whole weights, so that a run can
-be resumed on another number of ranks, or on one.
+dropped behind it; what the optimizer sees are this rank's pieces. In a checkpoint, too, each rank writes its own.
 """
 
 from __future__ import annotations
@@ -55,29 +54,29 @@ class ShardedWeights(Weights):
             self.masters[name].grad = None if weight.grad is None else weight.grad.to_local()
 
     def restore(self) -> None:
-        """Put whole weights in the pieces' place, on the CPU, for saving; the model cannot be trained on after that."""
+        """On the first rank, put whole weights in the pieces' place, on the CPU, for saving.
+
+        The model cannot be trained on after that.
+        """
         self.model.reshard()
         for name, whole in self._wholes.items():
-            owner, _, leaf = name.rpartition(".")
-            full = whole.detach().full_tensor().to("cpu")
-            self.model.get_submodule(owner)._parameters[leaf] = torch.nn.Parameter(full)
+            full = whole.detach().full_tensor()  # all ranks give their piece
+            if dist.get_rank() == 0:
+                owner, _, leaf = name.rpartition(".")
+                self.model.get_submodule(owner)._parameters[leaf] = torch.nn.Parameter(full.to("cpu"))
 
-    def shape(self, name: str) -> Any:
-        """The shape of the whole weight."""
-        return self._wholes[name].shape
-
-    def whole(self, name: str, tensor: Any) -> Any:
-        """The whole of the weight ``name``, or of a state beside it, on the CPU: gathered by all ranks together."""
+    def part(self, name: str, tensor: Any) -> Any:
+        """``tensor``, this rank's piece of the weight ``name`` or of a state beside it, as part of the whole."""
         like = self._wholes[name]
-        parts = DTensor.from_local(
+        return DTensor.from_local(
             tensor.detach(), like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
         )
-        return parts.full_tensor().to("cpu")
 
-    def put(self, name: str, tensor: Any, whole: Any) -> None:
-        """Copy this rank's part of ``whole``, which every rank has, into ``tensor``."""
-        like = self._wholes[name]
-        tensor.copy_(distribute_tensor(whole, like.device_mesh, like.placements).to_local())
+    def put(self, part: Any, whole: Any) -> None:
+        """Copy this rank's piece of ``whole``, which every rank has, into ``part``."""
+        if isinstance(part, DTensor):
+            part, whole = part.to_local(), distribute_tensor(whole, part.device_mesh, part.placements).to_local()
+        part.copy_(whole)
 
 
 class ShardedRanks(OneRank):

@@ -21,8 +21,8 @@ _ROWS_AT_ONCE: Final = 4096
 _DRAWERS: Final = 16
 
 
-def draw(model: Any, *, seed: int, std_of: Callable[[str], float]) -> None:
-    """Fill every weight: matrices from a normal distribution, norms with 1, biases with 0.
+def draw(model: Any, *, seed: int, std_of: Callable[[str], float], norm: float = 1.0) -> None:
+    """Fill every weight: matrices from a normal distribution, norms with ``norm``, biases with 0.
 
     Each matrix is drawn on the CPU from generators of its own (seed, name, rows), so the numbers depend neither on the
     device it is on nor on the order in which threads fill it.
@@ -38,7 +38,7 @@ def draw(model: Any, *, seed: int, std_of: Callable[[str], float]) -> None:
     for name, weight in model.named_parameters():
         plain = weight.detach()
         if weight.dim() == 1:
-            plain.fill_(0.0 if name.endswith("bias") else 1.0)
+            plain.fill_(0.0 if name.endswith("bias") else norm)
         else:
             parts += [(rows, name, part) for part, rows in enumerate(plain.split(_ROWS_AT_ONCE))]
     parts.sort(key=lambda one: -one[0].numel())
@@ -80,6 +80,8 @@ def load(model: Any, folder: Path, *, rename: Callable[[str], str | None]) -> No
             if wanted[ours].shape != tensor.shape:
                 shapes = f"{tuple(tensor.shape)} in {file}, {tuple(wanted[ours].shape)} by config.json"
                 raise _disagree(folder, f"{name} is {shapes}")
+            if ours in seen and not torch.equal(wanted[ours], tensor.to(wanted[ours])):
+                raise _disagree(folder, f"by config.json {name} in {file} is {ours}, by its numbers it is not")
             wanted[ours].copy_(tensor)
             seen.add(ours)
     missing = sorted(set(wanted) - seen)
