@@ -39,6 +39,7 @@ _COMPLETED: Final = "context-completed"
 _ATTEMPT: Final = "context-attempt"
 _GPU_IN_USE: Final = "context-gpu-in-use"
 _ERROR: Final = "context-error"
+_TRACEBACK: Final = "context-traceback"
 # The rules of what other lines must explain: an exception that no rule names, pip's summary of a build.
 _UNNAMED: Final = frozenset({"generic-error", "build-failed"})
 _PROGRESS_NEEDED: Final = 3
@@ -138,9 +139,14 @@ def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) ->
 
 
 def _steps_to_the_end(signals: Signals) -> set[str]:
-    """The context of a log whose last lines are training steps."""
+    """The context of a log whose last lines are training steps, several of them after any error."""
     steps = signals.fired.get(_PROGRESS)
-    if steps is None or steps.count < _PROGRESS_NEEDED or steps.hits()[-1].line < signals.lines - _LINES_AFTER_STEPS:
+    if steps is None or steps.hits()[-1].line < signals.lines - _LINES_AFTER_STEPS:
+        return set()
+    erred = max(
+        (signals.fired[name].hits()[-1].line for name in (_ERROR, _TRACEBACK) if name in signals.fired), default=0
+    )
+    if _count_after(signals, _PROGRESS, erred) < _PROGRESS_NEEDED:
         return set()
     return {"fact-steps-to-the-end"}
 
