@@ -72,9 +72,10 @@ def speaking(tail: Sequence[Hit], catalog: TermCatalog, *, hypothetical: Sequenc
     empty = (*catalog.empty, *hypothetical)
     lines = []
     for hit in tail:
-        lowered = hit.shown(limit=len(hit.raw)).lower()
-        if lowered and not any(word in lowered for word in empty):
-            failing = not _REMARK.match(lowered) and any(word in lowered for word in catalog.failing)
+        # a blank before, so that a literal that begins with one can stand at the beginning
+        lowered = f" {hit.shown(limit=len(hit.raw)).lower()}"
+        if lowered.strip() and not any(word in lowered for word in empty):
+            failing = not _REMARK.match(lowered[1:]) and any(word in lowered for word in catalog.failing)
             lines.append(SpeakingLine(hit, lowered, failing))
     return lines[-_LINES:]
 
