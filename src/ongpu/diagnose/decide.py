@@ -19,18 +19,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from ongpu.catalog.causes import CauseCatalog, Rule, Strength, load_causes
-from ongpu.catalog.learned import load_learned
 from ongpu.catalog.terms import load_terms
+from ongpu.diagnose.beyond import FINDINGS_SHOWN, View, by_shape, by_words, distinct, step_for
 from ongpu.diagnose.derive import derived
-from ongpu.diagnose.learned import learned
-from ongpu.diagnose.likely import Likely, SpeakingLine, likely, speaking
+from ongpu.diagnose.likely import speaking
 from ongpu.diagnose.match import Hit, RuleIndex, Signal, Signals, scan
-from ongpu.diagnose.model import Diagnosis, Facts, Finding, Rejected, Sure
+from ongpu.diagnose.model import Diagnosis, Finding, Rejected, Sure
 from ongpu.domain.verdict import Cause
 
 # Contexts the decision itself looks at; they are rules of the catalog like the others.
@@ -40,12 +39,12 @@ _ATTEMPT: Final = "context-attempt"
 _GPU_IN_USE: Final = "context-gpu-in-use"
 _ERROR: Final = "context-error"
 _TRACEBACK: Final = "context-traceback"
+_NOTHING_FAILED: Final = "fact-nothing-failed"
 # The rules of what other lines must explain: an exception that no rule names, pip's summary of a build.
 _UNNAMED: Final = frozenset({"generic-error", "build-failed"})
 _PROGRESS_NEEDED: Final = 3
 # Where the log ends in an error, other ranks may have gone on for some steps after the one that failed first.
 _PROGRESS_BEFORE_ANOTHER_ERROR: Final = 30
-_FINDINGS_SHOWN: Final = 8
 # A log may end in a line or two about a checkpoint, or in a shell's prompt.
 _LINES_AFTER_STEPS: Final = 3
 
@@ -62,13 +61,6 @@ _OF_THE_MACHINE: Final = frozenset(
 )
 # What a run says of itself where nothing failed.
 _QUIET: Final = frozenset({Cause.HEALTHY, Cause.SILENT_CPU})
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    catalog: CauseCatalog
-    facts: Facts
-    where: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +107,9 @@ def _own_index() -> RuleIndex:
 
 def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) -> Diagnosis:
     facts = signals.facts.facts()
-    view = _View(catalog, facts, platform or facts.platform or "linux")
-    candidates = _candidates(signals, catalog, set(signals.fired) | derived(facts) | _steps_to_the_end(signals))
+    view = View(catalog, facts, platform or facts.platform or "linux")
+    contexts = derived(facts) | _steps_to_the_end(signals) | _nothing_failed(signals, catalog)
+    candidates = _candidates(signals, catalog, set(signals.fired) | contexts)
     candidates, rejected = _last_attempt(candidates, signals)
     live, passed = _live(candidates, signals, catalog)
     rejected += passed
@@ -128,14 +121,19 @@ def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) ->
         quiet = [one for one in quiet if one.cause is Cause.SILENT_CPU]
     if live and not _are_remarks(live, quiet, ended_in_error=ended_in_error):
         unnamed = all(one.rule.id in _UNNAMED for one in live)
-        return (_by_words(signals, rejected, view) if unnamed else None) or _choose(live, rejected, view)
+        return (by_words(_after_training(signals), rejected, view) if unnamed else None) or _choose(
+            live, rejected, view
+        )
     rejected += [Rejected(cause=one.cause, reason=f"line {one.last} is a remark, and the run went on") for one in live]
     if quiet:
         weak_only = all(one.rule.strength is Strength.WEAK for one in quiet)
         on_the_cpu = [one for one in quiet if one.cause is Cause.SILENT_CPU]
         # That it worked is no sign of where it did.
         return _choose(on_the_cpu if weak_only and on_the_cpu else quiet, rejected, view)
-    return _by_words(signals, rejected, view) or _undetermined(rejected, view)
+    found = by_words(_after_training(signals), rejected, view)
+    if not found and _NOTHING_FAILED in contexts:
+        found = by_shape(signals.tail, rejected, view)
+    return found or _undetermined(rejected, view)
 
 
 def _steps_to_the_end(signals: Signals) -> set[str]:
@@ -149,6 +147,14 @@ def _steps_to_the_end(signals: Signals) -> set[str]:
     if _count_after(signals, _PROGRESS, erred) < _PROGRESS_NEEDED:
         return set()
     return {"fact-steps-to-the-end"}
+
+
+def _nothing_failed(signals: Signals, catalog: CauseCatalog) -> set[str]:
+    """The context of a log without an error, and without a word of one in its last lines."""
+    if _TRACEBACK in signals.fired or _ERROR in signals.fired:
+        return set()
+    lines = speaking(signals.tail, load_terms(), hypothetical=catalog.hypothetical)
+    return set() if any(line.failing for line in lines) else {_NOTHING_FAILED}
 
 
 def _are_remarks(live: list[_Candidate], quiet: list[_Candidate], *, ended_in_error: bool) -> bool:
@@ -174,7 +180,13 @@ def _last_sign_of_training(signals: Signals) -> int:
     return max(ran, default=0)
 
 
-def _choose(candidates: list[_Candidate], rejected: list[Rejected], view: _View) -> Diagnosis:
+def _after_training(signals: Signals) -> list[Hit]:
+    """The last lines, less those before the last sign of training."""
+    ran = _last_sign_of_training(signals)
+    return [hit for hit in signals.tail if hit.line > ran]
+
+
+def _choose(candidates: list[_Candidate], rejected: list[Rejected], view: View) -> Diagnosis:
     """The strongest sign; among equals the one nearest to the end, then the one nearest to the root."""
     best = max(
         candidates, key=lambda one: (one.rule.strength, one.cause is not Cause.UNDETERMINED, one.last, -one.order)
@@ -197,79 +209,25 @@ def _choose(candidates: list[_Candidate], rejected: list[Rejected], view: _View)
         sure=sure,
         reason=best.rule.place,
         findings=_findings(best, same),
-        rejected=_distinct([*rejected, *against], best.cause),
-        next_step=_step(best.rule.next_step or fact.next_step, view.where),
+        rejected=distinct([*rejected, *against], best.cause),
+        next_step=step_for(best.rule.next_step or fact.next_step, view.where),
         question=None if sure is Sure.DECISIVE else best.rule.question or fact.question or None,
         facts=view.facts,
     )
 
 
-def _by_words(signals: Signals, rejected: list[Rejected], view: _View) -> Diagnosis | None:
-    """No rule knows the output: what its words speak for, never more than inferred."""
-    ran = _last_sign_of_training(signals)
-    tail = [hit for hit in signals.tail if hit.line > ran]
-    lines = speaking(tail, load_terms(), hypothetical=view.catalog.hypothetical)
-    found = likely(lines, load_terms())
-    if found is None:
-        return _by_learned_words(lines, rejected, view)
-    fact = view.catalog.causes[found.cause]
-    against = []
-    if found.next_cause and found.next_told:
-        reason = f"line {found.next_told.hit.line} ({found.next_told.term.id}) has fewer of its words"
-        against.append(Rejected(cause=found.next_cause, reason=reason))
-    return Diagnosis(
-        cause=found.cause,
-        sure=Sure.INFERRED,
-        reason=f"no rule knows this output; its words are those of {found.cause.value}: {found.told[0].term.reason}",
-        findings=_findings_of_words(found),
-        rejected=_distinct([*rejected, *against], found.cause),
-        next_step=_step(fact.next_step, view.where),
-        question=fact.question or None,
-        facts=view.facts,
-    )
-
-
-def _by_learned_words(lines: list[SpeakingLine], rejected: list[Rejected], view: _View) -> Diagnosis | None:
-    """No meaning is known either: what its words went with in labeled logs."""
-    found = learned(lines, load_learned())
-    if found is None:
-        return None
-    fact = view.catalog.causes[found.cause]
-    words = ", ".join(f"'{word}'" for word in found.words)
-    return Diagnosis(
-        cause=found.cause,
-        sure=Sure.INFERRED,
-        reason=f"no rule knows this output; in labeled logs its words went with {found.cause.value}: {words}",
-        findings=tuple(Finding(line=hit.line, rule="learned-words", text=hit.shown()) for hit in found.hits),
-        rejected=_distinct(rejected, found.cause),
-        next_step=_step(fact.next_step, view.where),
-        question=fact.question or None,
-        facts=view.facts,
-    )
-
-
-def _findings_of_words(found: Likely) -> tuple[Finding, ...]:
-    by_line = {one.hit.line: one for one in reversed(found.told)}
-    shown = sorted(by_line.values(), key=found.told.index)[:_FINDINGS_SHOWN]
-    return tuple(Finding(line=one.hit.line, rule=one.term.id, text=one.hit.shown()) for one in shown)
-
-
-def _undetermined(rejected: list[Rejected], view: _View) -> Diagnosis:
+def _undetermined(rejected: list[Rejected], view: View) -> Diagnosis:
     fact = view.catalog.causes[Cause.UNDETERMINED]
     return Diagnosis(
         cause=Cause.UNDETERMINED,
         sure=Sure.UNDETERMINED,
         reason="no line of the log names a cause",
         findings=(),
-        rejected=_distinct(rejected, Cause.UNDETERMINED),
-        next_step=_step(fact.next_step, view.where),
+        rejected=distinct(rejected, Cause.UNDETERMINED),
+        next_step=step_for(fact.next_step, view.where),
         question=fact.question,
         facts=view.facts,
     )
-
-
-def _step(steps: Mapping[str, str], where: str) -> str:
-    return steps.get(where) or (steps.get("linux") if where == "wsl" else None) or steps["any"]
 
 
 def _findings(best: _Candidate, same: list[_Candidate]) -> tuple[Finding, ...]:
@@ -279,19 +237,11 @@ def _findings(best: _Candidate, same: list[_Candidate]) -> tuple[Finding, ...]:
     seen: set[tuple[int, str]] = set()
     findings: list[Finding] = []
     for hit, rule in chosen:
-        if (hit.line, hit.shown()) in seen or len(findings) == _FINDINGS_SHOWN:
+        if (hit.line, hit.shown()) in seen or len(findings) == FINDINGS_SHOWN:
             continue
         seen.add((hit.line, hit.shown()))
         findings.append(Finding(line=hit.line, rule=rule, text=hit.shown()))
     return tuple(findings)
-
-
-def _distinct(rejected: Iterable[Rejected], cause: Cause) -> tuple[Rejected, ...]:
-    by_cause: dict[Cause, Rejected] = {}
-    for one in rejected:
-        if one.cause is not cause:
-            by_cause.setdefault(one.cause, one)
-    return tuple(by_cause.values())
 
 
 def _candidates(signals: Signals, catalog: CauseCatalog, present: set[str]) -> list[_Candidate]:
