@@ -31,12 +31,17 @@ class View:
     where: str
 
 
-def by_words(tail: Sequence[Hit], rejected: list[Rejected], view: View) -> Diagnosis | None:
-    """No rule knows the output: what its words speak for, never more than inferred."""
+def by_words(
+    tail: Sequence[Hit], rejected: list[Rejected], view: View, *, known_only: bool = False
+) -> Diagnosis | None:
+    """No rule knows the output: what its words speak for, never more than inferred.
+
+    :param known_only: ask the meanings of ``terms.toml`` alone, not the learned words.
+    """
     lines = speaking(tail, load_terms(), hypothetical=view.catalog.hypothetical)
     found = likely(lines, load_terms())
     if found is None:
-        return _by_learned_words(lines, rejected, view)
+        return None if known_only else _by_learned_words(lines, rejected, view)
     fact = view.catalog.causes[found.cause]
     against = []
     if found.next_cause and found.next_told:

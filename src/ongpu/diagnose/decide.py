@@ -40,8 +40,9 @@ _GPU_IN_USE: Final = "context-gpu-in-use"
 _ERROR: Final = "context-error"
 _TRACEBACK: Final = "context-traceback"
 _NOTHING_FAILED: Final = "fact-nothing-failed"
-# The rules of what other lines must explain: an exception that no rule names, pip's summary of a build.
-_UNNAMED: Final = frozenset({"generic-error", "build-failed"})
+# The rules of what other words must explain: an exception that no rule names, pip's summary of a build.
+_PYTHONS_OWN: Final = "program-exception"
+_UNNAMED: Final = frozenset({"generic-error", _PYTHONS_OWN, "build-failed"})
 _PROGRESS_NEEDED: Final = 3
 # Where the log ends in an error, other ranks may have gone on for some steps after the one that failed first.
 _PROGRESS_BEFORE_ANOTHER_ERROR: Final = 30
@@ -120,10 +121,7 @@ def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) ->
     if ended_in_error:
         quiet = [one for one in quiet if one.cause is Cause.SILENT_CPU]
     if live and not _are_remarks(live, quiet, ended_in_error=ended_in_error):
-        unnamed = all(one.rule.id in _UNNAMED for one in live)
-        return (by_words(_after_training(signals), rejected, view) if unnamed else None) or _choose(
-            live, rejected, view
-        )
+        return _asked_of_words(signals, live, rejected, view) or _choose(live, rejected, view)
     rejected += [Rejected(cause=one.cause, reason=f"line {one.last} is a remark, and the run went on") for one in live]
     if quiet:
         weak_only = all(one.rule.strength is Strength.WEAK for one in quiet)
@@ -134,6 +132,16 @@ def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) ->
     if not found and _NOTHING_FAILED in contexts:
         found = by_shape(signals.tail, rejected, view)
     return found or _undetermined(rejected, view)
+
+
+def _asked_of_words(signals: Signals, live: list[_Candidate], rejected: list[Rejected], view: View) -> Diagnosis | None:
+    """What the words say where every failure is one that other words must explain."""
+    if not all(one.rule.id in _UNNAMED for one in live):
+        return None
+    # What an exception of Python's is named for says enough that only a meaning that is known outweighs it.
+    known_only = any(one.rule.id == _PYTHONS_OWN for one in live)
+    found = by_words(_after_training(signals), rejected, view, known_only=known_only)
+    return found if found and all(found.cause is not one.cause for one in live) else None
 
 
 def _steps_to_the_end(signals: Signals) -> set[str]:
