@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
+import sys
 import threading
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,6 +210,53 @@ def test_what_is_kept_is_loaded_again(driver: Driver, monkeypatch: pytest.Monkey
     assert not Kept(None, SIZES, longest=60, fp8=False, capability=(9, 0), say=said.append).load()
 
 
+class ByTriton:
+    """What ``triton.jit`` makes of a kernel."""
+
+    def __init__(self, function: object) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.facts = {
+            "name": "_add", "num_warps": 2, "num_ctas": 1, "shared": 0, "global_scratch_size": 0,
+            "profile_scratch_size": 0, "launch_cooperative_grid": False, "launch_pdl": False,
+        }  # fmt: skip
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *given, **options: self.calls.append((grid, given, options))
+
+    def warmup(self, *given: Any, grid: tuple[int, ...], **options: Any) -> Any:
+        kinds = ["*fp32", "constexpr", "i32", "fp32", "i64", "constexpr"]
+        source = SimpleNamespace(signature=dict(zip("abcdef", kinds, strict=True)))
+        return SimpleNamespace(metadata=SimpleNamespace(**self.facts), src=source, asm={"cubin": b"made"})
+
+
+@pytest.mark.parametrize(
+    ("version", "facts", "ours"),
+    [
+        ("3.6.0", {}, True),
+        ("3.9.1+git", {}, True),
+        ("3.4.0", {}, False),
+        ("3.10.0", {}, False),
+        ("3.6.0", {"num_ctas": 2}, False),
+        ("3.6.0", {"global_scratch_size": 128}, False),
+        ("3.6.0", {"launch_pdl": True}, False),
+    ],
+)
+def test_who_launches_what_triton_compiled(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, *, version: str, facts: dict[str, object], ours: bool
+) -> None:
+    stand_in = SimpleNamespace(JITFunction=ByTriton, jit=ByTriton, language=object(), __version__=version)
+    monkeypatch.setitem(sys.modules, "triton", stand_in)
+    kernel, x = binaries.kernel(add), torch.zeros(64)
+    kernel._read(stand_in)
+    kernel._by_triton.facts.update(facts)
+    kernel[3,](x, 1, 33, 0.5, 1 << 40, BLOCK=16, num_warps=2)
+    kernel[3,](x, 1, 33, 0.5, 1 << 40, BLOCK=16, num_warps=2)
+    assert driver.modules == ([b"made"] if ours else [])
+    assert len(driver.launches) == (2 if ours else 0)
+    assert len(kernel._by_triton.calls) == (0 if ours else 2)
+    assert bool(binaries.dump()) is ours
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"[]", b"{", b'{"a": 1}', b'{"a": {"name": "b"}}', b'{"a": {"passed": [[0]], "code": "", "name": "b"}}'],
@@ -235,3 +286,29 @@ def test_short_jobs_take_what_an_earlier_run_left() -> None:
         Config(max_steps=900, precision="bfloat16", packing=True), device="cuda", native=True, kept=never
     )
     assert not policy.choose(config, device="cuda", native=True, unfused="why", kept=never).kernels.taken
+
+
+def test_what_binaries_depend_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source, version = tmp_path / "kernels.py", tmp_path / "__init__.py"
+    source.write_text("one")
+    version.write_text("__version__ = '3.6.0'")
+    module = type("Module", (), {"__file__": str(source)})
+    found: list[str] = []
+
+    def note(capability: tuple[int, int] = (9, 0)) -> None:
+        found.append(binaries.identity([module], capability=capability))
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: ModuleSpec("triton", None, origin=str(version)))
+    note()
+    note((8, 0))
+    version.write_text("__version__ = '3.7.0'")
+    note()
+    source.write_text("two")
+    note()
+    monkeypatch.setattr(torch, "__version__", "2.99")
+    note()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    note()
+    assert len(set(found)) == len(found) == 6
+    note()
+    assert found[-1] == found[-2]

@@ -12,6 +12,7 @@ import base64
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,10 @@ _FREE_SHARED_BYTES: Final = 48 << 10
 _SHARED_ATTRIBUTE: Final = 8
 """``CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES``."""
 _SCRATCH: Final = (None, None)
-"""Every kernel of Triton ends with two pointers to memory that ours ask nothing of."""
+"""A kernel's last two parameters are pointers to memory that ours ask nothing of."""
+_READ: Final = ((3, 5), (3, 9))
+"""The first and the last Triton whose way of calling a kernel is this: ``backends/nvidia/driver`` was read in 3.5 to 3.9,
+and 3.6 was run. With another one Triton makes every call itself, and nothing is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,25 +86,21 @@ class Kernel:
         _start(found, grid, given)
 
     def _compile(self, grid: tuple[int, ...], given: Sequence[Any], options: dict[str, Any]) -> Binary | None:
-        """Its binary for such a call; ``None``: Triton has made the call itself, as its interpreter does."""
+        """Its binary for such a call; ``None``: Triton has made the call itself."""
         import triton  # noqa: PLC0415 - only what was never compiled here pays its import
 
         with _making:
             self._read(triton)
-        if not isinstance(self._by_triton, triton.JITFunction):
+        version = tuple(map(int, triton.__version__.split(".")[:2]))
+        if not isinstance(self._by_triton, triton.JITFunction) or not _READ[0] <= version <= _READ[1]:
             self._by_triton[grid](*given, **options)
             return None
         made = self._by_triton.warmup(*given, grid=grid, **options)
         facts = made.metadata
         kinds = list(made.src.signature.values())
         passed = tuple((place, kind) for place, kind in enumerate(kinds) if kind != "constexpr")
-        plain = not (
-            facts.num_ctas > 1
-            or facts.global_scratch_size
-            or facts.profile_scratch_size
-            or facts.launch_cooperative_grid
-            or facts.launch_pdl
-        )
+        asks = ("global_scratch_size", "profile_scratch_size", "launch_cooperative_grid", "launch_pdl")
+        plain = facts.num_ctas == 1 and not any(getattr(facts, name) for name in asks)
         if not plain or any(place >= len(given) or _c_type(kind) is None for place, kind in passed):
             self._by_triton[grid](*given, **options)
             return None
@@ -145,7 +145,7 @@ def programs(size: int, each: int) -> int:
 
 
 def dump() -> bytes:
-    """All kernels that this process has launched, for :func:`take`."""
+    """All kernels that this process has launched, for :func:`take`; empty where Triton launched them itself."""
     rows = {
         key: {
             "name": one.binary.name,
@@ -156,7 +156,7 @@ def dump() -> bytes:
         }
         for key, one in _loaded.items()
     }
-    return json.dumps(rows).encode()
+    return json.dumps(rows).encode() if rows else b""
 
 
 def take(content: bytes) -> None:
@@ -175,11 +175,11 @@ def take(content: bytes) -> None:
 
 def identity(modules: Sequence[Any], *, capability: tuple[int, int]) -> str:
     """What binaries of the kernels of these modules depend on, beside a call's sizes."""
-    from importlib import metadata  # noqa: PLC0415 - runs that take no kernels need it not
-
-    sources = [Path(str(module.__file__)).read_bytes() for module in modules]
-    parts = [*sources, metadata.version("triton").encode(), repr(capability).encode(), torch.__version__.encode()]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+    triton = importlib.util.find_spec("triton")
+    sources = [str(module.__file__) for module in modules]
+    sources += [triton.origin] if triton and triton.origin else []  # it says which version it is
+    parts = [Path(source).read_bytes() for source in sources]
+    return hashlib.sha256(b"\0".join([*parts, repr((capability, torch.__version__)).encode()])).hexdigest()
 
 
 def _kind(value: Any) -> str:

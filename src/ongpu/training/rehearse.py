@@ -37,10 +37,14 @@ class Kept:
         say: Callable[[str], None],
     ) -> None:
         """``longest``: tokens of the longest record."""
-        of = binaries.identity([kernels, update, record_attention, fp8_cast], capability=capability)
-        tiles = record_attention.tiles(longest) if longest <= record_attention.LONGEST else 0
-        self._store, self._key, self._say = store, key_of(of, sizes, tiles, fp8), say
+        self._store, self._say, self._capability = store, say, capability
+        self._sizes = (sizes, record_attention.tiles(longest) if longest <= record_attention.LONGEST else 0, fp8)
         self._loaded = False
+
+    @functools.cached_property
+    def _key(self) -> str:
+        modules = [binaries, kernels, update, record_attention, fp8_cast]
+        return key_of(binaries.identity(modules, capability=self._capability), *self._sizes)
 
     def load(self) -> bool:
         """Load them, if they are there."""
@@ -55,7 +59,7 @@ class Kept:
         def write(path: Path) -> None:
             path.write_bytes(content)
 
-        if self._store:
+        if self._store and content:
             self._store.keep(self._key, "json", write, size_bytes=len(content), say=self._say)
 
 
