@@ -37,8 +37,8 @@ _SHARED_ATTRIBUTE: Final = 8
 _SCRATCH: Final = (None, None)
 """A kernel's last two parameters are pointers to memory that ours ask nothing of."""
 _READ: Final = ((3, 5), (3, 9))
-"""The first and the last Triton whose way of calling a kernel is this: ``backends/nvidia/driver`` was read in 3.5 to 3.9,
-and 3.6 was run. With another one Triton makes every call itself, and nothing is kept."""
+"""The first and the last Triton whose way of calling a kernel is this: ``backends/nvidia/driver`` was read in 3.5 to
+3.9, and 3.6 was run. With another one Triton makes every call itself, and nothing is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
