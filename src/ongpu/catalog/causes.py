@@ -111,6 +111,7 @@ DERIVED: Final = frozenset(
         "fact-gpu-turing-or-newer",
         "fact-steps-to-the-end",
         "fact-nothing-failed",
+        "fact-gpu-by-ptx-only",
     }
 )
 # What a literal may hold for a number of the rule's ``codes``: any of them, or only one too large to be met by chance.

@@ -43,6 +43,8 @@ _NOTHING_FAILED: Final = "fact-nothing-failed"
 # The rules of what other words must explain: an exception that no rule names, pip's summary of a build.
 _PYTHONS_OWN: Final = "program-exception"
 _UNNAMED: Final = frozenset({"generic-error", _PYTHONS_OWN, "build-failed"})
+# The rules of what a program prints when its work is done: nothing may fail after that.
+_SAYS_DONE: Final = frozenset({"healthy-worked", "healthy-bar-done", "healthy-done"})
 _PROGRESS_NEEDED: Final = 3
 # Where the log ends in an error, other ranks may have gone on for some steps after the one that failed first.
 _PROGRESS_BEFORE_ANOTHER_ERROR: Final = 30
@@ -120,6 +122,8 @@ def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) ->
     ended_in_error = _ended_in_error(signals, candidates)
     if ended_in_error:
         quiet = [one for one in quiet if one.cause is Cause.SILENT_CPU]
+    last_word = _last_failing_word(signals, catalog)
+    quiet = [one for one in quiet if one.rule.id not in _SAYS_DONE or one.last > last_word]
     if live and not _are_remarks(live, quiet, ended_in_error=ended_in_error):
         return _asked_of_words(signals, live, rejected, view) or _choose(live, rejected, view)
     rejected += [Rejected(cause=one.cause, reason=f"line {one.last} is a remark, and the run went on") for one in live]
@@ -161,8 +165,7 @@ def _nothing_failed(signals: Signals, catalog: CauseCatalog) -> set[str]:
     """The context of a log without an error, and without a word of one in its last lines."""
     if _TRACEBACK in signals.fired or _ERROR in signals.fired:
         return set()
-    lines = speaking(signals.tail, load_terms(), hypothetical=catalog.hypothetical)
-    return set() if any(line.failing for line in lines) else {_NOTHING_FAILED}
+    return set() if _last_failing_word(signals, catalog) else {_NOTHING_FAILED}
 
 
 def _are_remarks(live: list[_Candidate], quiet: list[_Candidate], *, ended_in_error: bool) -> bool:
@@ -188,25 +191,36 @@ def _last_sign_of_training(signals: Signals) -> int:
     return max(ran, default=0)
 
 
+def _last_failing_word(signals: Signals, catalog: CauseCatalog) -> int:
+    """The last line that says that something failed; 0 where none of the last ones does."""
+    lines = speaking(signals.tail, load_terms(), hypothetical=catalog.hypothetical)
+    return max((line.hit.line for line in lines if line.failing), default=0)
+
+
 def _after_training(signals: Signals) -> list[Hit]:
     """The last lines, less those before the last sign of training."""
     ran = _last_sign_of_training(signals)
     return [hit for hit in signals.tail if hit.line > ran]
 
 
+def _precedence(one: _Candidate) -> tuple[Strength, bool, bool, int, int]:
+    # A bare exception of Python's may follow from whatever else was said.
+    specific = one.rule.id != _PYTHONS_OWN
+    return one.rule.strength, one.cause is not Cause.UNDETERMINED, specific, one.last, -one.order
+
+
 def _choose(candidates: list[_Candidate], rejected: list[Rejected], view: View) -> Diagnosis:
     """The strongest sign; among equals the one nearest to the end, then the one nearest to the root."""
-    best = max(
-        candidates, key=lambda one: (one.rule.strength, one.cause is not Cause.UNDETERMINED, one.last, -one.order)
-    )
+    best = max(candidates, key=_precedence)
     same = [one for one in candidates if one.cause == best.cause and one is not best]
     rivals = [one for one in candidates if one.cause != best.cause]
     against = []
     for one in rivals:
-        weaker = "a weaker sign" if one.rule.strength < best.rule.strength else "further from the end"
-        against.append(
-            Rejected(cause=one.cause, reason=f"line {one.last} ({one.rule.id}) is {weaker} than {best.rule.id}")
-        )
+        if one.rule.strength < best.rule.strength:
+            weaker = "is a weaker sign than"
+        else:
+            weaker = "may follow from" if one.rule.id == _PYTHONS_OWN else "is further from the end than"
+        against.append(Rejected(cause=one.cause, reason=f"line {one.last} ({one.rule.id}) {weaker} {best.rule.id}"))
     contested = any(one.rule.strength is Strength.DECISIVE for one in rivals)
     sure = Sure.DECISIVE if best.rule.strength is Strength.DECISIVE and not contested else Sure.INFERRED
     if best.cause is Cause.UNDETERMINED:

@@ -15,6 +15,11 @@ from ongpu.errors import UsageError
 
 _TAG: Final = re.compile(r"\+cu(\d{2,3})\Z")
 _RELEASE: Final = re.compile(r"(\d+\.\d+(?:\.\d+)?)")
+# The CUDA versions of the driver branches before the catalog's first one: NVIDIA's CUDA release notes, the table of
+# toolkits and their drivers.
+_EARLIER_BRANCHES: Final = {
+    367: (8, 0), 375: (8, 0), 384: (9, 0), 390: (9, 1), 396: (9, 2), 410: (10, 0), 418: (10, 1), 440: (10, 2),
+}  # fmt: skip
 _TURING: Final = ComputeCapability(7, 5)
 
 
@@ -90,7 +95,9 @@ def _coverage(facts: Facts, devices: tuple[ComputeCapability, ...], catalog: Cat
     # PTX in a list is no proof: not every library of a build carries it, so a JIT fit leaves it open
     if all(fit is Fit.NATIVE for fit in fits):
         return {"fact-gpu-covered"}
-    return {"fact-gpu-not-covered"} if all(fit is Fit.NONE for fit in fits) else set()
+    if all(fit is Fit.NONE for fit in fits):
+        return {"fact-gpu-not-covered"}
+    return set() if any(fit is Fit.NATIVE for fit in fits) else {"fact-gpu-by-ptx-only"}
 
 
 def _all_or_none(inside: list[bool]) -> set[str]:
@@ -117,8 +124,12 @@ def _ceilings(facts: Facts, catalog: Catalog) -> list[tuple[int, ...]]:
     """The CUDA driver versions that the log states, else those of the driver branches it names."""
     if facts.cuda_driver_versions:
         return [_version(version) for version in facts.cuda_driver_versions]
-    branches = [catalog.branch(_version(version)) for version in facts.driver_versions]
-    return [(branch.cuda.major, branch.cuda.minor) for branch in branches if branch]
+    versions = [_version(version) for version in facts.driver_versions]
+    ceilings: list[tuple[int, ...]] = [
+        _EARLIER_BRANCHES[version[0]] for version in versions if version[0] in _EARLIER_BRANCHES
+    ]
+    branches = [catalog.branch(version) for version in versions]
+    return ceilings + [(branch.cuda.major, branch.cuda.minor) for branch in branches if branch]
 
 
 def _version(text: str) -> tuple[int, ...]:

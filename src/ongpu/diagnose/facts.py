@@ -95,8 +95,12 @@ _WISH: Final = re.compile(
     r"pip3? install |installing package|package wrong version|--index-url|uv add |conda install |pip: install ",
     re.IGNORECASE,
 )
-_TARGETS_LINE: Final = re.compile(r"(?:supports cuda capabilities|arch[_ ]list)", re.IGNORECASE)
+_TARGETS_LINE: Final = re.compile(
+    r"(?:supports cuda capabilities|arch[_ ]list|nvcc architecture flags: )", re.IGNORECASE
+)
 _TARGET: Final = re.compile(r"\b((?:sm|compute)_\d{2,3}[af]?)\b")
+# In nvcc's flags: what the code was made from, not what was made.
+_MADE_FROM: Final = re.compile(r"arch=compute_\d{2,3}[af]?")
 _RANGE: Final = re.compile(r"\((\d{1,2}\.\d)\) - \((\d{1,2}\.\d)\)")
 _SUPPORTS: Final = re.compile(r"- (\d{1,2})\.(\d) which supports hardware CC")
 _PCI: Final = re.compile(r"\b10de:([0-9a-f]{4})\b", re.IGNORECASE)
@@ -156,7 +160,7 @@ class FactReader:
         for match in _CAPABILITY.finditer(line) if not _DEMAND.search(line) else ():
             self._note("compute_capabilities", f"{int(match[1])}.{match[2]}")
         if _TARGETS_LINE.search(line):
-            for match in _TARGET.finditer(line):
+            for match in _TARGET.finditer(_MADE_FROM.sub("", line)):
                 self._note("code_targets", match[1])
         for match in _SUPPORTS.finditer(line):
             self._note("code_targets", f"sm_{match[1]}{match[2]}")
