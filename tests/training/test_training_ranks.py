@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,3 +202,29 @@ def test_ranks_share_out_the_records_of_one_process() -> None:
     turns = [list(held.once("cpu", rank=rank, world_size=4)) for rank in range(4)]
     assert {len(turn) for turn in turns} == {2}
     assert sum(int((batch.labels >= 0).sum()) for turn in turns for batch in turn) == held.targets
+
+
+def test_a_port_that_another_program_holds_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", ranks.free_port()))
+        other.listen()
+        port = other.getsockname()[1]
+        where = {
+            "WORLD_SIZE": "2",
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        for name, value in where.items():
+            monkeypatch.setenv(name, value)
+        assert main(["--output", str(tmp_path / "out"), "--device", "cpu"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "error [multi-gpu-comm]: rank 0 of 2: The ranks cannot talk to each other: rank 0 cannot reach"
+    )
+    assert f"127.0.0.1:{port}" in said
+    assert "EADDRINUSE" in said
+    assert "next: See that every rank was started" in said

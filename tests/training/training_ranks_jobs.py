@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -77,10 +79,12 @@ def read_until(child: subprocess.Popen[str], beginning: str) -> list[str]:
 
 
 def free_port() -> int:
-    """One that nobody listens at."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """One that nobody listens at, below those that the system gives away by itself: it is taken some time later."""
+    while True:
+        with socket.socket() as one, contextlib.suppress(OSError):
+            port = random.randint(10_000, 32_000)
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def config(folder: Path, name: str, **values: object) -> Path:

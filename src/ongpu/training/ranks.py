@@ -268,13 +268,10 @@ class Together(Alone):
         self._broken = True
         if isinstance(error, OtherRankError):
             return error.untold and self._first_to_tell()
-        word = {
-            "rank": self.rank,
-            "host": self._host,
-            "message": error.message,
-            "next": error.next_step,
-            "status": error.exit_status,
-        }
+        if self._met and self._store is None:
+            return True  # this one never reached the others
+        word = {"rank": self.rank, "host": self._host, "message": error.message}
+        word |= {"next": error.next_step, "status": error.exit_status}
         try:
             if not self._met:
                 said = [one.get("message") for one in self._words(word)]
