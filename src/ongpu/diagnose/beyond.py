@@ -1,4 +1,4 @@
-"""The answers where no rule names a cause: by meanings, by learned words, by the shape of the lines.
+"""The answers where no rule names a cause: by the meaning of words, by the shape of the lines.
 
 None of them is more than inferred, and each says what it rests on.
 """
@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ongpu.catalog.causes import CauseCatalog
-from ongpu.catalog.learned import load_learned
 from ongpu.catalog.terms import load_terms
-from ongpu.diagnose.learned import learned
-from ongpu.diagnose.likely import Likely, SpeakingLine, likely, speaking
+from ongpu.diagnose.likely import Likely, likely, speaking
 from ongpu.diagnose.match import Hit
 from ongpu.diagnose.model import Diagnosis, Facts, Finding, Rejected, Sure
 from ongpu.diagnose.running import runs_on
@@ -31,17 +29,12 @@ class View:
     where: str
 
 
-def by_words(
-    tail: Sequence[Hit], rejected: list[Rejected], view: View, *, known_only: bool = False
-) -> Diagnosis | None:
-    """No rule knows the output: what its words speak for, never more than inferred.
-
-    :param known_only: ask the meanings of ``terms.toml`` alone, not the learned words.
-    """
+def by_words(tail: Sequence[Hit], rejected: list[Rejected], view: View) -> Diagnosis | None:
+    """No rule knows the output: what its words speak for, never more than inferred."""
     lines = speaking(tail, load_terms(), hypothetical=view.catalog.hypothetical)
     found = likely(lines, load_terms())
     if found is None:
-        return None if known_only else _by_learned_words(lines, rejected, view)
+        return None
     fact = view.catalog.causes[found.cause]
     against = []
     if found.next_cause and found.next_told:
@@ -53,25 +46,6 @@ def by_words(
         reason=f"no rule knows this output; its words are those of {found.cause.value}: {found.told[0].term.reason}",
         findings=_findings_of_words(found),
         rejected=distinct([*rejected, *against], found.cause),
-        next_step=step_for(fact.next_step, view.where),
-        question=fact.question or None,
-        facts=view.facts,
-    )
-
-
-def _by_learned_words(lines: list[SpeakingLine], rejected: list[Rejected], view: View) -> Diagnosis | None:
-    """No meaning is known either: what its words went with in labeled logs."""
-    found = learned(lines, load_learned())
-    if found is None:
-        return None
-    fact = view.catalog.causes[found.cause]
-    words = ", ".join(f"'{word}'" for word in found.words)
-    return Diagnosis(
-        cause=found.cause,
-        sure=Sure.INFERRED,
-        reason=f"no rule knows this output; in labeled logs its words went with {found.cause.value}: {words}",
-        findings=tuple(Finding(line=hit.line, rule="learned-words", text=hit.shown()) for hit in found.hits),
-        rejected=distinct(rejected, found.cause),
         next_step=step_for(fact.next_step, view.where),
         question=fact.question or None,
         facts=view.facts,

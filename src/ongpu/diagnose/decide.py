@@ -11,8 +11,7 @@ The order of reasoning, each step shown in the result:
    root (the order of the rules).
 6. Nothing left: what the run itself says (it trained on the CPU; it was healthy).
 7. Nothing of that either, or only an exception that no rule names: the cause whose words the end of the log is made of
-   (:mod:`ongpu.diagnose.likely`), then the one whose words it has in labeled logs (:mod:`ongpu.diagnose.learned`),
-   else undetermined.
+   (:mod:`ongpu.diagnose.likely`); work whose numbers run on (:mod:`ongpu.diagnose.running`); else undetermined.
 """
 
 from __future__ import annotations
@@ -142,9 +141,7 @@ def _asked_of_words(signals: Signals, live: list[_Candidate], rejected: list[Rej
     """What the words say where every failure is one that other words must explain."""
     if not all(one.rule.id in _UNNAMED for one in live):
         return None
-    # What an exception of Python's is named for says enough that only a meaning that is known outweighs it.
-    known_only = any(one.rule.id == _PYTHONS_OWN for one in live)
-    found = by_words(_after_training(signals), rejected, view, known_only=known_only)
+    found = by_words(_after_training(signals), rejected, view)
     return found if found and all(found.cause is not one.cause for one in live) else None
 
 

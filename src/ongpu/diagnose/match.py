@@ -29,10 +29,10 @@ _ADDRESS: Final = re.compile(rb"0x(?!c0000)[0-9a-f]{5,16}")
 # Fewer addresses in a block are not worth the pass over it.
 _ADDRESSES_IN_A_BLOCK: Final = 200
 _KINDS_KEPT: Final = 100_000
-KINDS_LOOKED_AT: Final = 12_000
+KINDS_LOOKED_AT: Final = 10_000
 _FEW_KINDS: Final = 500
 _BLOCKS_TO_ANOTHER_TRY: Final = 16
-LINES_PUT_ASIDE: Final = 8_000
+LINES_PUT_ASIDE: Final = 6_000
 # What is kept of the end of a log: so many lines, so much of each.
 _TAIL_LINES: Final = 200
 _TAIL_BYTES: Final = 4_000
