@@ -42,11 +42,14 @@ _NOTHING_FAILED: Final = "fact-nothing-failed"
 # The rules of what other words must explain: an exception that no rule names, pip's summary of a build.
 _PYTHONS_OWN: Final = "program-exception"
 _UNNAMED: Final = frozenset({"generic-error", _PYTHONS_OWN, "build-failed"})
-# The rules of what a program prints when its work is done: nothing may fail after that.
-_SAYS_DONE: Final = frozenset({"healthy-worked", "healthy-bar-done", "healthy-done"})
+# What shows that work was done, beside the rules of ``healthy`` themselves; those that only name a device do not.
+_WORK: Final = (_PROGRESS, _COMPLETED, "context-gpu-loaded")
+_ONLY_NAMES_A_DEVICE: Final = frozenset({"healthy-run", "healthy-gpu-signs"})
+_TROUBLE: Final = (_ERROR, _TRACEBACK, "context-numbers-wrong")
 _PROGRESS_NEEDED: Final = 3
 # Where the log ends in an error, other ranks may have gone on for some steps after the one that failed first.
 _PROGRESS_BEFORE_ANOTHER_ERROR: Final = 30
+_GOES_ON: Final = "What does the run print next: steps or results, an error, or nothing at all?"
 # A log may end in a line or two about a checkpoint, or in a shell's prompt.
 _LINES_AFTER_STEPS: Final = 3
 
@@ -121,8 +124,8 @@ def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) ->
     ended_in_error = _ended_in_error(signals, candidates)
     if ended_in_error:
         quiet = [one for one in quiet if one.cause is Cause.SILENT_CPU]
-    last_word = _last_failing_word(signals, catalog)
-    quiet = [one for one in quiet if one.rule.id not in _SAYS_DONE or one.last > last_word]
+    quiet, unproven = _borne_out(quiet, signals, catalog)
+    rejected += unproven
     if live and not _are_remarks(live, quiet, ended_in_error=ended_in_error):
         return _asked_of_words(signals, live, rejected, view) or _choose(live, rejected, view)
     rejected += [Rejected(cause=one.cause, reason=f"line {one.last} is a remark, and the run went on") for one in live]
@@ -150,10 +153,7 @@ def _steps_to_the_end(signals: Signals) -> set[str]:
     steps = signals.fired.get(_PROGRESS)
     if steps is None or steps.hits()[-1].line < signals.lines - _LINES_AFTER_STEPS:
         return set()
-    erred = max(
-        (signals.fired[name].hits()[-1].line for name in (_ERROR, _TRACEBACK) if name in signals.fired), default=0
-    )
-    if _count_after(signals, _PROGRESS, erred) < _PROGRESS_NEEDED:
+    if _count_after(signals, _PROGRESS, _last_line(signals, _TROUBLE)) < _PROGRESS_NEEDED:
         return set()
     return {"fact-steps-to-the-end"}
 
@@ -175,6 +175,26 @@ def _are_remarks(live: list[_Candidate], quiet: list[_Candidate], *, ended_in_er
     return bool(plain) and not ended_in_error
 
 
+def _borne_out(
+    quiet: list[_Candidate], signals: Signals, catalog: CauseCatalog
+) -> tuple[list[_Candidate], list[Rejected]]:
+    """Of what a run says of itself: what no failure follows, and ``healthy`` only with work done after any trouble."""
+    trouble = _last_line(signals, _TROUBLE)
+    shown = [one.last for one in quiet if one.cause is Cause.HEALTHY and one.rule.id not in _ONLY_NAMES_A_DEVICE]
+    work = max([_last_line(signals, _WORK), *shown])
+    worked = work > trouble and work >= _last_failing_word(signals, catalog)
+    kept = [one for one in quiet if worked or (one.cause is Cause.SILENT_CPU and one.last >= trouble)]
+    why = "trouble stands after the last work" if work else "no line shows that work was done"
+    return kept, [
+        Rejected(cause=one.cause, reason=f"line {one.last} ({one.rule.id}): {why}") for one in quiet if one not in kept
+    ]
+
+
+def _last_line(signals: Signals, names: Iterable[str]) -> int:
+    """The last line on which one of these rules fired; 0 where none did."""
+    return max((signals.fired[name].hits()[-1].line for name in names if name in signals.fired), default=0)
+
+
 def _ended_in_error(signals: Signals, candidates: list[_Candidate]) -> bool:
     """Whether a failure or an error line stands after the last sign of training: such a run is not healthy."""
     last = _last_sign_of_training(signals)
@@ -184,8 +204,7 @@ def _ended_in_error(signals: Signals, candidates: list[_Candidate]) -> bool:
 
 def _last_sign_of_training(signals: Signals) -> int:
     """The line of it; 0 where there is none."""
-    ran = [signals.fired[name].hits()[-1].line for name in (_PROGRESS, _COMPLETED) if name in signals.fired]
-    return max(ran, default=0)
+    return _last_line(signals, (_PROGRESS, _COMPLETED))
 
 
 def _last_failing_word(signals: Signals, catalog: CauseCatalog) -> int:
@@ -244,7 +263,7 @@ def _undetermined(rejected: list[Rejected], view: View) -> Diagnosis:
         findings=(),
         rejected=distinct(rejected, Cause.UNDETERMINED),
         next_step=step_for(fact.next_step, view.where),
-        question=fact.question,
+        question=_GOES_ON if any(one.cause is Cause.HEALTHY for one in rejected) else fact.question,
         facts=view.facts,
     )
 
