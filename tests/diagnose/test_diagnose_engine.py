@@ -118,3 +118,36 @@ def test_names_and_addresses_do_not_make_new_kinds() -> None:
     found = diagnose("\n".join([*lines, _LINE]).encode())
     assert found.unread_lines == 0
     assert found.cause is Cause.CPU_ONLY_TORCH
+
+
+_STEPS = "step 1 loss 2.0\nstep 2 loss 1.9\nstep 3 loss 1.8\n"
+
+
+@pytest.mark.parametrize("opening", ["GPU available: True (cuda), used: True\n", "CUDA available: True\n", _STEPS])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "the loom failed to rethread",
+        "loss has diverged",
+        "grad_norm: nan",
+        "worker 3 is not responding",
+        "job evicted",
+        "Out of memory",
+        "KeyboardInterrupt",
+        "srun: Job step aborted",
+        "zsh: killed     python train.py",
+        "Traceback (most recent call last):",
+    ],
+)
+def test_nothing_is_healthy_with_trouble_after_the_last_work(opening: str, trouble: str) -> None:
+    assert diagnose(f"{opening}{trouble}\n".encode()).cause is not Cause.HEALTHY
+    later = diagnose(f"{opening}{trouble}\nUsing device: cuda\n".encode())
+    assert later.cause is not Cause.HEALTHY
+
+
+def test_a_device_that_is_named_is_no_work() -> None:
+    found = diagnose(b"Using device: cuda\nloading train data\n")
+    assert found.cause is Cause.UNDETERMINED
+    assert found.question and "next" in found.question
+    assert Cause.HEALTHY in {one.cause for one in found.rejected}
+    assert diagnose(f"Using device: cuda\n{_STEPS}".encode()).cause is Cause.HEALTHY

@@ -45,7 +45,8 @@ _UNNAMED: Final = frozenset({"generic-error", _PYTHONS_OWN, "build-failed"})
 # What shows that work was done, beside the rules of ``healthy`` themselves; those that only name a device do not.
 _WORK: Final = (_PROGRESS, _COMPLETED, "context-gpu-loaded")
 _ONLY_NAMES_A_DEVICE: Final = frozenset({"healthy-run", "healthy-gpu-signs"})
-_TROUBLE: Final = (_ERROR, _TRACEBACK, "context-numbers-wrong")
+_FAILED: Final = (_ERROR, _TRACEBACK)
+_TROUBLE: Final = (*_FAILED, "context-trouble")
 _PROGRESS_NEEDED: Final = 3
 # Where the log ends in an error, other ranks may have gone on for some steps after the one that failed first.
 _PROGRESS_BEFORE_ANOTHER_ERROR: Final = 30
@@ -160,7 +161,7 @@ def _steps_to_the_end(signals: Signals) -> set[str]:
 
 def _nothing_failed(signals: Signals, catalog: CauseCatalog) -> set[str]:
     """The context of a log without an error, and without a word of one in its last lines."""
-    if _TRACEBACK in signals.fired or _ERROR in signals.fired:
+    if _last_line(signals, _FAILED) or _last_line(signals, _TROUBLE) > _last_line(signals, _WORK):
         return set()
     return set() if _last_failing_word(signals, catalog) else {_NOTHING_FAILED}
 
@@ -182,8 +183,9 @@ def _borne_out(
     trouble = _last_line(signals, _TROUBLE)
     shown = [one.last for one in quiet if one.cause is Cause.HEALTHY and one.rule.id not in _ONLY_NAMES_A_DEVICE]
     work = max([_last_line(signals, _WORK), *shown])
+    failed = _last_line(signals, _FAILED)
     worked = work > trouble and work >= _last_failing_word(signals, catalog)
-    kept = [one for one in quiet if worked or (one.cause is Cause.SILENT_CPU and one.last >= trouble)]
+    kept = [one for one in quiet if worked or (one.cause is Cause.SILENT_CPU and one.last >= failed)]
     why = "trouble stands after the last work" if work else "no line shows that work was done"
     return kept, [
         Rejected(cause=one.cause, reason=f"line {one.last} ({one.rule.id}): {why}") for one in quiet if one not in kept
