@@ -137,6 +137,9 @@ _STEPS = "step 1 loss 2.0\nstep 2 loss 1.9\nstep 3 loss 1.8\n"
         "srun: Job step aborted",
         "zsh: killed     python train.py",
         "Traceback (most recent call last):",
+        "frame #4: c10d::TCPStore::wait(std::chrono::duration<long>) + 0x31 (0x7f00 in libtorch_cpu.so)",
+        '  File "train.py", line 12, in main',
+        "the host has no GPU: CUDA available: False",
     ],
 )
 def test_nothing_is_healthy_with_trouble_after_the_last_work(opening: str, trouble: str) -> None:

@@ -125,7 +125,7 @@ def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) ->
     ended_in_error = _ended_in_error(signals, candidates)
     if ended_in_error:
         quiet = [one for one in quiet if one.cause is Cause.SILENT_CPU]
-    quiet, unproven = _borne_out(quiet, signals, catalog)
+    quiet, unproven = _borne_out(quiet, live, signals, catalog)
     rejected += unproven
     if live and not _are_remarks(live, quiet, ended_in_error=ended_in_error):
         return _asked_of_words(signals, live, rejected, view) or _choose(live, rejected, view)
@@ -177,10 +177,10 @@ def _are_remarks(live: list[_Candidate], quiet: list[_Candidate], *, ended_in_er
 
 
 def _borne_out(
-    quiet: list[_Candidate], signals: Signals, catalog: CauseCatalog
+    quiet: list[_Candidate], live: list[_Candidate], signals: Signals, catalog: CauseCatalog
 ) -> tuple[list[_Candidate], list[Rejected]]:
     """Of what a run says of itself: what no failure follows, and ``healthy`` only with work done after any trouble."""
-    trouble = _last_line(signals, _TROUBLE)
+    trouble = max([_last_line(signals, _TROUBLE), *(one.last for one in live)])
     shown = [one.last for one in quiet if one.cause is Cause.HEALTHY and one.rule.id not in _ONLY_NAMES_A_DEVICE]
     work = max([_last_line(signals, _WORK), *shown])
     failed = _last_line(signals, _FAILED)
