@@ -9,7 +9,7 @@ The order of reasoning, each step shown in the result:
    explains the collective that timed out.
 5. Of what is left, the strongest sign wins; among equals the one nearest to the end, then the one nearest to the
    root (the order of the rules).
-6. Nothing left: what the run itself says (it trained on the CPU; it was healthy).
+6. Nothing left: what the run itself says (it trained on the CPU; it was healthy), where its work bears it out.
 7. Nothing of that either, or only an exception that no rule names: the cause whose words the end of the log is made of
    (:mod:`ongpu.diagnose.likely`); work whose numbers run on (:mod:`ongpu.diagnose.running`); else undetermined.
 """
