@@ -2,7 +2,8 @@
 
 The order of reasoning, each step shown in the result:
 
-1. A rule counts only where its context holds (``needs``, ``unless``, ``near``, ``not_near``).
+1. A rule counts only where its context holds (``needs``, ``unless``, ``near``, ``not_near``). Where a program of this
+   project stopped and named the cause, that is the answer: it asked the machine.
 2. Of several attempts in one log the last one counts, unless the machine itself is at fault.
 3. A failure that a training run went past is no failure, unless its cause lets a program run on (no GPU used).
 4. A cause that brings about another one's signs takes them with it (``explains``): the GPU that fell off the bus
@@ -39,6 +40,8 @@ _GPU_IN_USE: Final = "context-gpu-in-use"
 _ERROR: Final = "context-error"
 _TRACEBACK: Final = "context-traceback"
 _NOTHING_FAILED: Final = "fact-nothing-failed"
+# The rules of what this project's programs say of themselves.
+_OWN: Final = "own-"
 # The rules of what other words must explain: an exception that no rule names, pip's summary of a build.
 _PYTHONS_OWN: Final = "program-exception"
 _UNNAMED: Final = frozenset({"generic-error", _PYTHONS_OWN, "build-failed"})
@@ -117,6 +120,10 @@ def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) ->
     contexts = derived(facts) | _steps_to_the_end(signals) | _nothing_failed(signals, catalog)
     candidates = _candidates(signals, catalog, set(signals.fired) | contexts)
     candidates, rejected = _last_attempt(candidates, signals)
+    if said := _said_by_us(candidates, signals):
+        why = f"the program that printed line {said.last} asked the machine itself"
+        others = [Rejected(cause=one.cause, reason=f"line {one.last}: {why}") for one in candidates if one is not said]
+        return _choose([said], [*rejected, *others], view)
     live, passed = _live(candidates, signals, catalog)
     rejected += passed
     live, explained = _unexplained(live, catalog)
@@ -139,6 +146,13 @@ def _decide(signals: Signals, catalog: CauseCatalog, *, platform: str | None) ->
     if not found and _NOTHING_FAILED in contexts:
         found = by_shape(signals.tail, rejected, view)
     return found or _undetermined(rejected, view)
+
+
+def _said_by_us(candidates: list[_Candidate], signals: Signals) -> _Candidate | None:
+    """The last cause that a program of this project named when it stopped, unless a run trained after it."""
+    own = [one for one in candidates if one.rule.id.startswith(_OWN)]
+    last = max(own, key=lambda one: one.last, default=None)
+    return last if last and not _count_after(signals, _PROGRESS, last.last) else None
 
 
 def _asked_of_words(signals: Signals, live: list[_Candidate], rejected: list[Rejected], view: View) -> Diagnosis | None:
