@@ -154,3 +154,11 @@ def test_a_device_that_is_named_is_no_work() -> None:
     assert found.question and "next" in found.question
     assert Cause.HEALTHY in {one.cause for one in found.rejected}
     assert diagnose(f"Using device: cuda\n{_STEPS}".encode()).cause is Cause.HEALTHY
+
+
+@pytest.mark.parametrize("cause", sorted(set(Cause) - {Cause.HEALTHY, Cause.UNDETERMINED}))
+def test_the_cause_that_our_own_programs_name_is_the_answer(cause: Cause) -> None:
+    others = f"PyTorch version: 2.14.1+cpu\n{_LINE}\nNVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.\n"
+    for stopped in (f"error [{cause}]: why.", f"Blocked in phase train, cause: {cause}"):
+        found = diagnose(f"{others}{stopped}\nnext: what to do.\n".encode())
+        assert (found.cause, found.sure) == (cause, Sure.DECISIVE)

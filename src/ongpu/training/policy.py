@@ -15,7 +15,7 @@ GRAPH_FROM_STEPS: Final = 10
 GRAPH_MICRO_STEPS: Final = 8
 """A recorded step holds every micro-step, and its size grows with them."""
 KERNELS_FROM_STEPS: Final = 300
-"""Importing Triton and compiling its kernels took 4 s on one H100 (2026-11-22). They saved 2.5 ms of a step of 4
+"""Importing Triton and compiling its kernels took 2 to 3 s on one H100 (2026-11-22). They saved 2.5 ms of a step of 4
 records and 36 ms of one of 32,768 tokens, both GPT-2 124M."""
 COMPILE_FROM_STEPS: Final = 2000
 """Compiling cold took about 30 s on one H100 for GPT-2 124M (2026-11-22), where it saved 1.7 ms of a step of
